@@ -476,34 +476,27 @@ def chart(rows: Sequence[Row]) -> Chart:
     Args:
         rows: Rows of the board, of one case; those without a gap to close are left out.
     """
-    gaps = {
-        row["release"]: [
-            1.0 if row[f"G_{measured}"] == FAILED else row.get(f"gap_{measured}")
+    points = []
+    for row in rows:
+        hidden = [
+            1.0 if row[f"G_{measured}"] == FAILED else row.get(f"gap_{measured}", math.nan)
             for measured in ("inversion", "membership")
         ]
-        for row in rows
-    }
-    ends = {
-        row["release"]: [
-            row["gap_membership"] + sign * row["gap_membership_half_width"] for sign in (-1, 1)
-        ]
-        for row in rows
-        if "gap_membership" in row
-    }
-    failed = {row["release"] for row in rows if FAILED in (row["G_inversion"], row["G_membership"])}
-    points = [
-        Point(
-            release,
-            max(gap[0], 0.0),
-            gap[1],
-            *ends.get(release, ()),
-            on=release.startswith("codebook"),
-            label=DRAWN[release],
-            shape="at least" if release in failed else "disc",
+        if row["release"] not in DRAWN or math.isnan(sum(hidden)):
+            continue
+        half = row.get("gap_membership_half_width")
+        points.append(
+            Point(
+                row["release"],
+                max(hidden[0], 0.0),
+                hidden[1],
+                low=None if half is None else hidden[1] - half,
+                high=None if half is None else hidden[1] + half,
+                on=row["defense"] == "codebook",
+                label=DRAWN[row["release"]],
+                shape="at least" if FAILED in (row["G_inversion"], row["G_membership"]) else "disc",
+            )
         )
-        for release, gap in gaps.items()
-        if release in DRAWN and None not in gap
-    ]
     axes = (
         change_axis("G, inversion: what is hidden of queries", points, WIDTH, spare=0.12),
         gap_axis("G, membership (AUC): what is hidden of members", LOWEST, HEIGHT),

@@ -58,10 +58,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(GROUPS) + 1))
 
 
-def pytest_collection_finish():
-    """Leave all that is imported out of the search for garbage, which takes as long as it is."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Exempt imported modules from garbage collection, which would walk through all of them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -27,7 +27,7 @@ json.dumps({
 })
 """
 SHORTER = {
-    "auxiliary=2000, calibration=1000, test=500": "auxiliary=600, calibration=800, test=200",
+    "auxiliary=2000, calibration=1000, test=500": "auxiliary=1000, calibration=800, test=300",
     "epochs=6": "epochs=4",
     "(1, 32, 32), width=16": "(1, 32, 32), width=8",
 }

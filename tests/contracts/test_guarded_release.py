@@ -26,6 +26,7 @@ from guarded_servers import (
     linear_model,
     serving,
 )
+from invoking import invoke
 from oneway import defenses
 from oneway.adapters import Guard, GuardedEndpoint, GuardedFunction, GuardedModule, GuardedSession
 from oneway.adapters.ray import GuardRows, answer_together
@@ -267,8 +268,6 @@ def through_proxy(defense):
 @contextlib.contextmanager
 def command(defense, tmp_path):
     """`oneway defend`, with this defense under the name of another."""
-    from invoking import invoke
-
     np.savez(tmp_path / "scores.npz", logits=LOGITS.numpy(), images=ARRAYS)
     arguments = ["defend", tmp_path / "scores.npz", "--defense", "rounding"]
     arguments += ["--option", "decimals=1", "--out", tmp_path / "out.npy"]

@@ -64,11 +64,7 @@ def compare_with_clean_scores(
         keys, certified = keys[distinct], certified.of(distinct)
         groups = select_rows(groups, distinct)
     logits = certified.logits
-    if certificate.queries != len(logits):
-        raise InvalidOptionError(
-            f"the certificate is about {certificate.queries} queries, but got {len(logits)}. Pass "
-            "those that it was made of."
-        )
+    _check_number(certificate, len(logits))
     if certificate.yardsticks is None or len(logits) < MIN_ROWS:
         return certificate
     level, cells = certificate.level, codebook(logits)
@@ -111,6 +107,14 @@ def compare_with_clean_scores(
         ),
         composition=with_errors(certificate.composition, codebook, fitting, rows, once),
     )
+
+
+def _check_number(certificate: Certificate, queries: int) -> None:
+    if certificate.queries != queries:
+        raise InvalidOptionError(
+            f"the certificate is about {certificate.queries} queries, but got {queries}. Pass "
+            "those that it was made of."
+        )
 
 
 def _clean_errors(fitting: Rows, asked: Rows) -> Tensor:

@@ -133,16 +133,10 @@ def fit_codebook(
     Raises:
         OnewayError: Something cannot be used, or no codebook keeps within the budget.
     """
-    known = [field.name for field in fields(FitSettings)]
-    for name in settings:
-        if name not in known:
-            raise UnknownNameError("setting of a codebook", name, known)
-    if max_l1 is not None:
-        if budget is not None:
-            raise InvalidOptionError("give max_l1, or a budget with l1_mean, not both.")
-        budget = Budget(l1_mean=max_l1)
+    limits = _budget_of(max_l1, budget)
+    fit_settings = _settings_of(settings)
     where = device or torch.device("cpu")
-    scores = read_scores(
+    logits, shown, _ = scores = read_scores(
         model_or_scores,
         queries,
         outputs=outputs,
@@ -151,17 +145,14 @@ def fit_codebook(
         report=report,
         **(model_options or {}),
     )
-    logits, shown, _ = scores
     changed = scores.variants(variants, repeats)
     people = read_groups(groups, len(logits))
-    if inverters and shown is None:
-        raise InvalidOptionError("decoys need the queries, too. Pass --queries (queries=...).")
     release = CodebookRelease.fit(
         logits.to(where),
         None if shown is None else shown.to(where),
         generator=torch.Generator().manual_seed(seed),
-        settings=FitSettings(**settings),
-        budget=budget,
+        settings=fit_settings,
+        budget=limits,
         held_out=held_out,
         sensitive=read_sensitive(sensitive, len(logits)),
         groups=people,
@@ -169,21 +160,48 @@ def fit_codebook(
         variants=None if changed is None else changed.to(where),
         training=None if training is None else read_queries(training, reading),
         older=None if older is None else _opened(older).state,
-        move=_decoys(inverters, decoy_l1) if inverters else None,
+        move=_decoys(inverters, decoy_l1, shown) if inverters else None,
         complete=compare_with_clean_scores,
         on_share=lambda share: report("fit the codebook", share),
     )
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
     release.certificate = with_provenance(release.certificate, logits, shown)
-    rows = release.fitting_rows
-    if shown is not None and rows is not None:
-        own = None if people is None else people[rows]
-        release.fitted = FittedQueries.of(release.state.digest(), shown[rows], own, key=key)
+    release.fitted = None if shown is None else _digests_of(release, shown, people, key)
     return release
 
 
-def _decoys(inverters: Sequence[nn.Module], l1_budget: float) -> Move:
+def _settings_of(settings: Mapping[str, Any]) -> FitSettings:
+    """Return the settings of a fit; refuse names that are none of them."""
+    known = [field.name for field in fields(FitSettings)]
+    for name in settings:
+        if name not in known:
+            raise UnknownNameError("setting of a codebook", name, known)
+    return FitSettings(**settings)
+
+
+def _budget_of(max_l1: float | None, budget: Budget | None) -> Budget | None:
+    """Return the budget of a mean L1 distance, or the one that is given."""
+    if max_l1 is None:
+        return budget
+    if budget is not None:
+        raise InvalidOptionError("give max_l1, or a budget with l1_mean, not both.")
+    return Budget(l1_mean=max_l1)
+
+
+def _digests_of(
+    release: CodebookRelease, queries: Tensor, groups: Tensor | None, key: SecretKey | None
+) -> FittedQueries:
+    """Return digests of the queries that a codebook was fitted to just now."""
+    rows = release.fitting_rows
+    assert rows is not None  # noqa: S101  narrows the type; fit sets them
+    own = None if groups is None else groups[rows]
+    return FittedQueries.of(release.state.digest(), queries[rows], own, key=key)
+
+
+def _decoys(inverters: Sequence[nn.Module], l1_budget: float, queries: Tensor | None) -> Move:
     """Return what plants decoys against inverters."""
+    if queries is None:
+        raise InvalidOptionError("decoys need the queries, too. Pass --queries (queries=...).")
 
     def move(book: Codebook, scores: Tensor, queries: Tensor | None) -> Codebook:
         assert queries is not None  # noqa: S101  narrows the type; the caller refuses None
@@ -418,14 +436,10 @@ def choose(
     )
     if shown is None:
         raise InvalidOptionError("choosing needs the queries, too. Pass --queries (queries=...).")
-    if goal != "inversion" and target is None:
-        raise InvalidOptionError(
-            f"the goal {goal!r} needs the model itself, to ask it about members, but got its "
-            "scores. Pass the model."
-        )
     number = REFERENCES if references is None else references
     size, opened = MembershipSettings(number, 0, seed=seed, attacks=CHEAP_ATTACKS), None
     if goal != "inversion":
+        _check_model(goal, target)
         source = AuditSource(
             (model_or_scores, {"outputs": outputs, **(model_options or {})}),
             attacker_data,
@@ -434,8 +448,8 @@ def choose(
             reading=reading,
         )
         opened = open_for_members(source, shown, report)
-    people = read_groups(groups, len(logits))
-    traffic: dict[str, Any] = {"groups": people, "drop_copies": drop_copies}
+    traffic: dict[str, Any] = {"drop_copies": drop_copies}
+    traffic["groups"] = read_groups(groups, len(logits))
     candidates = measure_candidates(
         logits,
         shown,
@@ -450,17 +464,35 @@ def choose(
             goal, candidates, opened, size, cache=Path(cache), report=report
         )
     frontier = pareto_optimal(candidates)
-    if max_l1 is None:
-        chosen = next(each for each in frontier if each.hidden >= enough(frontier))
-    else:
-        chosen = choose_within(candidates, max_l1)
+    chosen = _cheapest(frontier) if max_l1 is None else choose_within(candidates, max_l1)
     # The same seed as above: the rows that certify neither fitted nor judged a candidate.
+    guard, certificate = _certified(chosen, logits, shown, seed, traffic)
+    return Choice(guard, chosen, certificate, frontier, candidates)
+
+
+def _certified(
+    chosen: ReleaseCandidate, logits: Tensor, queries: Tensor, seed: int, traffic: dict[str, Any]
+) -> tuple[Defense, Certificate]:
+    """Return the release of a candidate, and its certificate."""
     generator = torch.Generator().manual_seed(seed)
-    guard, certificate = certify_candidate(chosen, logits, shown, generator=generator, **traffic)
-    certificate = with_provenance(certificate, logits, shown)
+    guard, certificate = certify_candidate(chosen, logits, queries, generator=generator, **traffic)
+    certificate = with_provenance(certificate, logits, queries)
     if isinstance(guard, CodebookRelease):
         guard.certificate = certificate
-    return Choice(guard, chosen, certificate, frontier, candidates)
+    return guard, certificate
+
+
+def _check_model(goal: Goal, target: object | None) -> None:
+    if target is None:
+        raise InvalidOptionError(
+            f"the goal {goal!r} needs the model itself, to ask it about members, but got its "
+            "scores. Pass the model."
+        )
+
+
+def _cheapest(frontier: Sequence[ReleaseCandidate]) -> ReleaseCandidate:
+    """Return the candidate that changes least of those that hide enough."""
+    return next(each for each in frontier if each.hidden >= enough(frontier))
 
 
 def enough(frontier: Sequence[ReleaseCandidate]) -> float:

@@ -294,13 +294,7 @@ def certify(
             queries, or copies are to be dropped of queries that are not given.
     """
     codebook.check(logits)
-    _check_rows(logits)
-    if sensitive is not None:
-        check_sensitive(sensitive, len(logits))
-    if max_l1_worst is not None:
-        options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
-    if variants is not None:
-        check_variants(variants, logits)
+    _check_inputs(logits, sensitive, max_l1_worst, variants)
     keys = None if queries is None else query_keys(queries)
     if drop_copies:
         distinct = rows_without_copies(queries, len(logits), keys)
@@ -311,39 +305,29 @@ def certify(
     with torch.no_grad():
         cells = codebook(logits)
         moved = distances_from_table(codebook, cells, logits)
-    shown, figures = queries, figures_of_table(codebook)
-    if figures["shared_least"] is not None and not _share_cells(cells):
-        # Labels with few queries each: identification holds without any that share a cell.
-        shown = None
+    figures = figures_of_table(codebook)
+    # Labels with few queries each: identification holds without any that share a cell.
+    few = figures["shared_least"] is not None and not _share_cells(cells)
     certificate = certify_cells(
         cells,
         moved,
         logits,
-        shown,
+        None if few else queries,
         held_out=held_out,
         groups=groups,
         copies="dropped" if drop_copies else "kept",
         level=level,
         keys=keys,
     )
-    error = certificate.error
-    if error is not None and error.alone > MAX_ALONE:
-        raise InvalidOptionError(
-            f"at most {MAX_ALONE:.0%} of queries may be alone in their cell, but "
-            f"{error.alone:.0%} of {len(logits)} are alone. Pass more queries, or fit cells with "
-            "more members."
-        )
+    _check_company(certificate)
     counts = cells.bincount(minlength=codebook.sizes.cells).tolist()
     # Copies are one candidate. Without the queries, equal scores are taken for copies.
     distinct = first_copies(query_keys(logits) if keys is None else keys)
-    distinct, cap, composition = distinct.to(cells.device), None, None
+    distinct, composition, accuracy = distinct.to(cells.device), None, None
     if variants is not None:
         # The first of several equal queries stands for them, with its own copies.
         changed = variants[distinct.to(variants.device)]
         composition = compose(codebook, logits[distinct], changed)
-    if max_l1_worst is not None:
-        cap = worst_case(moved[0], max_l1_worst, level, groups)
-    accuracy = None
     if sensitive is not None:
         labels, values = logits.argmax(-1), sensitive.to(cells.device)
         accuracy = sensitive_accuracy(cells, labels, values, level, groups)
@@ -353,10 +337,23 @@ def certify(
         traffic=replace(certificate.traffic, cells=tuple(counts)),
         identification=identify(cells[distinct], logits[distinct], codebook.sizes.cells),
         sensitive=accuracy,
-        worst_case=cap,
+        worst_case=None
+        if max_l1_worst is None
+        else worst_case(moved[0], max_l1_worst, level, groups),
         composition=composition,
         **figures,
     )
+
+
+def _check_company(certificate: Certificate) -> None:
+    """Refuse queries too many of which are alone in their cell."""
+    error = certificate.error
+    if error is not None and error.alone > MAX_ALONE:
+        raise InvalidOptionError(
+            f"at most {MAX_ALONE:.0%} of queries may be alone in their cell, but "
+            f"{error.alone:.0%} of {certificate.queries} are alone. Pass more queries, or fit "
+            "cells with more members."
+        )
 
 
 def _share_cells(cells: Tensor) -> bool:
@@ -486,12 +483,7 @@ def certify_cells(
         error = certified_error(cells, flat, level, groups, keys=keys, shares=shares)
         parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys, shares)
         # A cell of a release that keeps the label has one label.
-        numbers = moments.cells
-        least, most = (
-            torch.zeros_like(numbers).scatter_reduce(0, numbers, labels, way, include_self=False)
-            for way in ("amin", "amax")
-        )
-        is_nested = torch.equal(least, most)
+        is_nested = _have_one_label(moments.cells, labels)
         nested = shares if is_nested else None
         by_label |= certify_parts(labels, cells, flat, level, groups, keys, nested).errors
         if groups is None:
@@ -518,6 +510,31 @@ def certify_cells(
         parts=parts,
         yardsticks=yardsticks,
     )
+
+
+def _have_one_label(cells: Tensor, labels: Tensor) -> bool:
+    """Return whether all queries of each cell have the same label."""
+    least, most = (
+        torch.zeros_like(cells).scatter_reduce(0, cells, labels, way, include_self=False)
+        for way in ("amin", "amax")
+    )
+    return torch.equal(least, most)
+
+
+def _check_inputs(
+    logits: Tensor,
+    sensitive: Tensor | None,
+    max_l1_worst: float | None,
+    variants: Tensor | None,
+) -> None:
+    """Refuse too few rows, and what does not fit them or is outside its range."""
+    _check_rows(logits)
+    if sensitive is not None:
+        check_sensitive(sensitive, len(logits))
+    if max_l1_worst is not None:
+        options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
+    if variants is not None:
+        check_variants(variants, logits)
 
 
 def _check_rows(logits: Tensor) -> None:

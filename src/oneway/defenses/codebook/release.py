@@ -208,12 +208,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         apart = len(certifying) > 0
         # Copies of one query are no company.
         made_of = fitting[first_copies(keys[fitting])]
-        if apart and len(made_of) < settings.min_members:
-            raise InvalidTensorError(
-                f"held_out {held_out} leaves {len(made_of)} of {len(keys.unique())} distinct "
-                f"queries to fit to, but the smallest cell has {settings.min_members} members. "
-                "Pass more calibration queries, or lower held_out or min_members."
-            )
+        if apart:
+            _check_enough(len(made_of), held_out, keys, settings)
         made_of = sample_rows(logits, rows=made_of)
         calibration = cut_calibration(
             logits,
@@ -225,11 +221,11 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             variants=variants,
             rows=made_of,
         )
-        if budget is None:
-            book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)
-        else:
-            book = choose_codebook(calibration, logits[fitting.to(logits.device)], budget)
-        book = book.to(logits.device)
+        book = (
+            merge_calibration(calibration, settings.rate_weight, settings.image_weight)
+            if budget is None
+            else choose_codebook(calibration, logits[fitting.to(logits.device)], budget)
+        ).to(logits.device)
         if move is not None:
             book = move(book, logits[made_of.to(logits.device)], select_rows(queries, made_of))
         fitted = cls(book)
@@ -237,26 +233,22 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         if drop_copies:
             fitted.fitting_rows = torch.isin(keys, keys[fitting]).nonzero()[:, 0]
         chosen = certifying if apart else fitting
-        fitted.certificate = certify(
-            fitted.state,
+        of_chosen = select_rows(groups, chosen)
+        certificate = certify(
+            book,
             logits[chosen.to(logits.device)],
             select_rows(queries, chosen),
             held_out=HeldOut("yes" if apart else "no"),
-            groups=select_rows(groups, chosen),
+            groups=of_chosen,
             drop_copies=drop_copies,
             sensitive=select_rows(sensitive, chosen),
             max_l1_worst=settings.max_l1_worst,
             variants=select_rows(variants, chosen),
         )
         if complete is not None and queries is not None:
-            fitted.certificate = complete(
-                fitted.certificate,
-                fitted.state,
-                Rows(logits, queries, variants),
-                chosen,
-                fitting if apart else None,
-                select_rows(groups, chosen),
-            )
+            rows, others = Rows(logits, queries, variants), fitting if apart else None
+            certificate = complete(certificate, book, rows, chosen, others, of_chosen)
+        fitted.certificate = certificate
         return fitted
 
     @classmethod
@@ -451,6 +443,16 @@ class _Lookup:
         if self.dtype is None:
             return logits
         return release(logits, dtype=self.dtype, decimals=self.decimals)
+
+
+def _check_enough(left: int, held_out: float, keys: Tensor, settings: FitSettings) -> None:
+    """Refuse fewer distinct queries to fit to than a cell has members."""
+    if left < settings.min_members:
+        raise InvalidTensorError(
+            f"held_out {held_out} leaves {left} of {len(keys.unique())} distinct "
+            f"queries to fit to, but the smallest cell has {settings.min_members} members. "
+            "Pass more calibration queries, or lower held_out or min_members."
+        )
 
 
 def _check_traffic(
