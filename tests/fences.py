@@ -309,7 +309,7 @@ class PageRun:
         self.stack.callback(setattr, server, "should_exit", True)
         assert started.wait(PATIENCE)
         if spoken is not None:
-            self.moved[spoken] = str(asgi.state.grpc.port)
+            self.moved[spoken] = str(asgi.grpc.port)
 
     def _curl(self, words: list[str]) -> str:
         url, body, headers = "", None, dict[str, str]()

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import torch
-from starlette.applications import Starlette
 from torch import Tensor, nn
 
 from endpoints import PATIENCE, WEIGHTS
@@ -21,6 +20,7 @@ from oneway.defenses import ServableDefense
 from oneway.defenses.rounding import Rounding
 from oneway.releases import release
 from oneway.serving import GuardedModel, ServingSettings, listen, serving_app, start_logging
+from oneway.serving.routing import Application
 from oneway.serving.running import server_of
 from oneway.targets import TorchTarget
 
@@ -169,7 +169,7 @@ def logged(level: str = "debug") -> Iterator[io.StringIO]:
 
 
 @contextmanager
-def running(app: Starlette, how: ServingSettings, **client: Any) -> Iterator[Running]:
+def running(app: Application, how: ServingSettings, **client: Any) -> Iterator[Running]:
     """Run an application in a thread until the block ends."""
     started = threading.Event()
     with logged() as log, listen(how) as listener:
@@ -186,7 +186,7 @@ def running(app: Starlette, how: ServingSettings, **client: Any) -> Iterator[Run
         try:
             assert started.wait(PATIENCE)
             options = {"base_url": url, "trust_env": False, "timeout": PATIENCE, "verify": False}
-            port = None if app.state.grpc is None else app.state.grpc.port
+            port = None if app.grpc is None else app.grpc.port
             with (
                 httpx.Client(**(options | client)) as asker,
                 nullcontext() if port is None else GrpcClient.to(port) as grpc,

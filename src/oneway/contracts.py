@@ -110,6 +110,15 @@ class RepeatableDefense(Defense, Protocol):
         ...
 
 
+@runtime_checkable
+class LookupDefense(Defense, Protocol):
+    """A defense that finds its release in a table, without the logits that it would be made of."""
+
+    def probabilities(self, logits: Tensor, *, decimals: int | None = None) -> Tensor:
+        """Return what :func:`oneway.release` makes of the answer of ``__call__``, to the bit."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """What a defender trains with, before anything is released.

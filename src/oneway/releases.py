@@ -1,5 +1,7 @@
 """From clean scores to released probabilities: every defense runs through `guarded_release`."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from oneway.checks import (
     check_logits,
     name_of,
 )
-from oneway.contracts import Defense, RepeatableDefense
+from oneway.contracts import Defense, LookupDefense, RepeatableDefense
 from oneway.errors import (
     DefenseFailedError,
     InvalidOptionError,
@@ -154,11 +156,48 @@ def release_checked(
         )
         for begin in range(0, max(1, len(clean_logits)), size)
     ]
+    if len(parts) == 1:
+        return parts[0]
     return GuardedRelease(
         torch.cat([part.defended_logits for part in parts], dim=-2),
         torch.cat([part.confidences for part in parts], dim=-2),
         sum(part.label_changes for part in parts),
     )
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def looked_up_release(
+    defense: LookupDefense, clean_logits: Tensor, *, decimals: int | None = None
+) -> Tensor:
+    """Return the confidences of :func:`release_checked`, without a softmax of defended logits.
+
+    Args:
+        defense: Keeps labels, and needs no images.
+        clean_logits: ``(N, K)``, which passed ``check_logits``. Not modified.
+        decimals: See :func:`release`.
+
+    Returns:
+        ``(N, K)`` float32 probabilities, the clean arg max on top.
+
+    Raises:
+        DefenseFailedError: See :func:`guarded_release`.
+        InvalidTensorError: The defense's own check of the logits failed.
+    """
+    ask = partial(defense.probabilities, clean_logits.clone(), decimals=decimals)
+    released = _caught(ask, defense, len(clean_logits))
+    name = type(defense).__name__
+    if (
+        not isinstance(released, Tensor)
+        or (released.dtype, released.shape) != (torch.float32, clean_logits.shape)
+        or not torch.equal(released.argmax(-1), clean_logits.argmax(-1))
+        or not math.isfinite(released.sum().item())
+    ):
+        raise DefenseFailedError(
+            f"nothing is released: {name} must look up float32 probabilities of shape "
+            f"{tuple(clean_logits.shape)} with the clean label on top, but did not."
+        )
+    return released
 
 
 def _queries_for(defense: Defense, images: Tensor | None, rows: int) -> Tensor | None:
@@ -219,17 +258,23 @@ def _kind(answer: object) -> str:
 
 
 def _answer(defense: Defense, clean: Tensor, images: Tensor | None, draws: int | None) -> Tensor:
-    """Ask a defense with copies; turn whatever it raises into an error that holds no score."""
+    """Ask a defense with copies."""
     logits, queries = clean.clone(), None if images is None else images.clone()
+    ask = partial(defense, logits, queries)
+    if draws is not None and isinstance(defense, RepeatableDefense):
+        ask = partial(defense.draws, logits, queries, draws)
+    return _caught(ask, defense, len(clean))
+
+
+def _caught(ask: Callable[[], Tensor], defense: Defense, rows: int) -> Tensor:
+    """Return an answer; turn whatever is raised into an error that holds no score."""
     refusal: OnewayError
     try:
-        if draws is not None and isinstance(defense, RepeatableDefense):
-            return defense.draws(logits, queries, draws)
-        return defense(logits, queries)
+        return ask()
     except (KeyboardInterrupt, SystemExit):  # the process must stop
         raise
     except BaseException as error:  # noqa: BLE001  raised as an error of oneway
-        refusal = _redacted(error, defense, len(clean))
+        refusal = _redacted(error, defense, rows)
     # Not within the handler: a log also shows the context, and its text may quote a score.
     raise refusal
 

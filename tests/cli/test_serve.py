@@ -366,7 +366,7 @@ def test_a_model_keeps_its_names_and_those_of_the_settings_come_first(
         ran = in_process([*serve, *ROUNDING, *more], tmp_path, oneway, monkeypatch)
         assert isinstance(ran, list), ran.stderr
         ((app, _),) = ran
-        told = app.state.server.metadata
+        told = app.server.metadata
         assert [told.name, told.inputs[0].name, told.outputs[0].name] == [
             name, input_name, output_name,
         ]  # fmt: skip

@@ -23,6 +23,7 @@ from guarded_servers import (
 )
 from oneway.defenses import ServableDefense
 from oneway.defenses.identity import Identity
+from oneway.serving.connections import MOST_PIPELINED
 from oneway.targets import TorchTarget
 
 QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
@@ -100,7 +101,7 @@ def test_dripping_after_the_answer_does_not_keep_a_connection():
                 connection.sendall(b" ")
 
 
-@pytest.mark.hostile("headers or paths of a megabyte", 3, "400, or the connection is closed")
+@pytest.mark.hostile("headers or paths of a megabyte", 4, "4xx, or the connection is closed")
 def test_headers_without_end_are_refused():
     """They are read before any token is, and count nowhere."""
     many = (f"X-{at}: a" for at in range(50_000))
@@ -108,15 +109,16 @@ def test_headers_without_end_are_refused():
         "a long header": head("X: " + "a" * 2**20, method="GET", path="/v2/health/live"),
         "many headers": head(*many, method="GET", path="/v2/health/live"),
         "a long path": head(method="GET", path="/" + "a" * 2**20),
+        "a header that does not end": head("X: " + "a" * 2**20)[:-4],
     }
-    with serving() as server:
+    with serving(timeout_seconds=10 * PATIENCE) as server:
         for name, sent in endless.items():
             with connected(server) as connection:
                 try:
                     connection.sendall(sent)
                 except ConnectionError:  # it has had enough
                     continue
-                assert told(connection)[:12] in (b"", b"HTTP/1.1 400"), name
+                assert told(connection)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 431"), name
 
 
 @pytest.mark.hostile("headers over 64 KiB in one piece", 2, "400 or 431")
@@ -250,6 +252,26 @@ def test_clients_that_ask_on_and_never_read_keep_nobody_out():
         eventually(each_asks_until_it_is_cut)
         assert server.log.getvalue().count("connection_cut") >= 1
         eventually(lambda: server.infer(QUERIES).status_code == 200)
+
+
+@pytest.mark.hostile(
+    "more requests at once on one connection than may wait there", 1, "the connection is closed"
+)
+def test_so_many_requests_wait_on_one_connection_and_no_more():
+    model = Held()
+    with (
+        serving(target=TorchTarget(model), timeout_seconds=10 * PATIENCE) as server,
+        connected(server) as connection,
+    ):
+        model.held = True
+        connection.sendall(head(f"Content-Length: {len(BODY)}") + BODY + MOST_PIPELINED * GET)
+        assert model.entered.wait(PATIENCE)
+        assert server.client.get("/v2/health/live").status_code == 200
+        connection.sendall(GET)
+        assert told(connection) == b""
+        assert '"connection_cut"' in server.log.getvalue()
+        model.go.set()
+        assert server.release(QUERIES).shape == (3, 3)
 
 
 @pytest.mark.hostile("clients that leave while they wait", 3, "their queries are not computed")

@@ -238,7 +238,7 @@ def test_limits_of_requests_under_way_hold_over_both_ports_together():
         first = pool.submit(server.client.post, f"{PATH}/infer", json=request_of(QUERIES))
         assert model.entered.wait(PATIENCE)
         second = pool.submit(server.infer, QUERIES)
-        eventually(lambda: app.state.server.batcher.waiting_rows == 3)
+        eventually(lambda: app.server.batcher.waiting_rows == 3)
         busy = server.grpc.infer(request_of(QUERIES))
         assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
         assert server.client.get("/v2").status_code == 503
@@ -359,7 +359,7 @@ def test_a_port_in_use_and_plain_json_are_refused_at_the_start(server):
 
 def start(how):
     async def bind():
-        serving_app(served_model(), how).state.grpc.bind()
+        serving_app(served_model(), how).grpc.bind()
 
     asyncio.run(bind())
 

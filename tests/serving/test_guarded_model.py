@@ -22,10 +22,11 @@ from guarded_servers import (
 )
 from oneway.defenses import ServableDefense, open_guard
 from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.inversion import Inverter
-from oneway.releases import release
+from oneway.releases import guarded_release, looked_up_release, release
 from oneway.serving import GuardedModel, GuardedScores
 from oneway.serving.guarded import Scored
 from oneway.serving.http_errors import RefusedError
@@ -270,6 +271,39 @@ def test_a_guard_that_does_not_work_does_not_start():
     ):
         with pytest.raises(DefenseFailedError, match=said):
             served_model(ServableDefense("wrapped", "1", Wrapped(change)))
+
+
+def raising(rows):
+    raise ValueError(str(rows.tolist()))
+
+
+def test_what_a_codebook_looks_up_is_a_release_or_nothing_and_that_of_its_answer(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    logits = 3 * torch.randn(400, 3, generator=generator)
+    book, true = CodebookRelease.fit(logits, generator=generator), CodebookRelease.probabilities
+    for decimals in (None, 2):
+        wanted = guarded_release(book, logits, decimals=decimals).confidences
+        assert torch.equal(looked_up_release(book, logits, decimals=decimals), wanted)
+    for change in (
+        lambda rows: rows.flip(-1),  # other labels
+        lambda rows: rows * torch.nan,
+        lambda rows: rows.double(),
+        lambda rows: rows[1:],
+        lambda rows: rows.tolist(),
+        raising,
+    ):
+        monkeypatch.setattr(
+            CodebookRelease,
+            "probabilities",
+            lambda self, rows, change=change, **how: change(true(self, rows, **how)),
+        )
+        with pytest.raises(DefenseFailedError, match="nothing is released") as raised:
+            looked_up_release(book, logits)
+        assert "0." not in str(raised.value)
+    # Labels are right, and scores are clean.
+    monkeypatch.setattr(CodebookRelease, "probabilities", lambda _, rows, **__: release(rows))
+    with pytest.raises(DefenseFailedError, match="looks up other answers"):
+        served_model(ServableDefense("codebook", "1", book))
 
 
 def test_a_guard_that_works_on_saturated_scores_alone_is_a_guard():

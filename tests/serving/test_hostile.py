@@ -52,6 +52,9 @@ SMUGGLED = {
     "a byte of zero in a header": framed(BODY, b"X: \x00", b"Content-Length: %d" % SIZE),
     "another coding": framed(CHUNKED, b"Transfer-Encoding: xchunked"),
     "two codings": framed(CHUNKED, b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip"),
+    "two codings, the last one known": framed(
+        CHUNKED, b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked"
+    ),
     "a chunk of no size": framed(b"x" + CHUNKED, b"Transfer-Encoding: chunked"),
     "a chunk of negative size": framed(b"-" + CHUNKED, b"Transfer-Encoding: chunked"),
     "a chunk that is longer": framed(b"1" + CHUNKED[1:], b"Transfer-Encoding: chunked"),
@@ -150,6 +153,18 @@ SENT = {
 }
 
 
+ODD = {
+    "says first that it will answer": b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"
+    + answer(LENGTH),
+    "ends its answer by the connection": answer(),
+    "answers in chunks": answer(
+        b"Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n0\r\n\r\n" % (len(TEXT), TEXT)
+    ),
+    "answers twice": answer(LENGTH) + answer(LENGTH, body=TEXT.replace(b"0.", b"1.")),
+    "goes on after its answer": answer(LENGTH) + TEXT,
+}
+
+
 @pytest.mark.hostile("guarded servers that do not speak valid HTTP", len(SENT), "502 and no score")
 def test_a_server_that_breaks_http_gets_nothing_through():
     guard, patient = rounding(1), settings(upstream_timeout_seconds=PATIENCE)
@@ -160,6 +175,15 @@ def test_a_server_that_breaks_http_gets_nothing_through():
         asyncio.run(check_proxy(model, guarded, patient))
         with running(proxy_app(model, guarded, patient), patient) as proxy:
             wanted = proxy.release(QUERIES)
+            for name, raw in ODD.items():
+                endpoint.faults.append(Reply(raw=raw))
+                assert torch.equal(proxy.release(QUERIES), wanted), name
+                # What follows is no answer to the next request, whose connection may have ended.
+                following = proxy.infer(QUERIES.flip(0))
+                assert following.status_code in (200, 502), name
+                if following.status_code == 200:
+                    data = following.json()["outputs"][0]["data"]
+                    assert torch.equal(torch.tensor(data).view(3, 3), wanted.flip(0)), name
             for name, raw in SENT.items():
                 endpoint.faults.append(Reply(raw=raw))
                 got = proxy.infer(QUERIES)

@@ -100,7 +100,7 @@ def test_a_collector_gets_times_and_no_value(monkeypatch):
             assert answer.status_code == 200
             bad = server.client.post(f"{PATH}/infer?0.25", content=b'{"inputs": [0.25]}')
             assert bad.status_code == 400
-            assert server.client.request("0.25", f"/{QUERIES[0, 0, 0, 0]}").status_code >= 400
+            assert server.client.request("REPORT", f"/{QUERIES[0, 0, 0, 0]}").status_code >= 400
             eventually(lambda: len(spans()) == 7)
             got = spans()
             assert "0.25" not in str(got)

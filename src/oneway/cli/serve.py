@@ -25,7 +25,6 @@ from oneway.extras import load_extra
 
 if TYPE_CHECKING:
     import torch
-    from starlette.applications import Starlette
 
     from oneway.cli.serve_summary import Sample
     from oneway.contracts import Target
@@ -38,9 +37,10 @@ if TYPE_CHECKING:
         ServingSettings,
         TensorBatch,
     )
+    from oneway.serving.routing import Application
     from oneway.targets.onnx_tensors import OnnxTensorTarget
 
-    Prepared = tuple[Starlette, str, dict[str, Any], Sample | None]
+    Prepared = tuple[Application, str, dict[str, Any], Sample | None]
 
 Reading = Mapping[str, Sequence[str]]
 """Arguments of :func:`oneway.data.tables.read_table_file`."""
@@ -407,7 +407,7 @@ def load_serving() -> None:
         MissingExtraError: A package is not installed.
     """
     packages = {"prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings"}
-    for module in ("aiohttp", "msgspec", "starlette", "uvicorn", *packages):
+    for module in ("httptools", "msgspec", "starlette", "uvicorn", *packages):
         load_extra(module, extra="serve", purpose="serving", package=packages.get(module))
 
 
@@ -481,7 +481,7 @@ def guard_of(
 
 
 def run_server(
-    app: "Starlette",
+    app: "Application",
     settings: "ServingSettings",
     guard: "ServableDefense",
     path: str,
@@ -507,16 +507,16 @@ def run_server(
 
     def started() -> None:
         ports = {"port": listener.getsockname()[1]}
-        if app.state.grpc is not None:
-            ports["grpc_port"] = app.state.grpc.port
+        if app.grpc is not None:
+            ports["grpc_port"] = app.grpc.port
         if admin is not None:
             ports["admin_port"] = admin.getsockname()[1]
         line = {"guard": guard.name, "guard_version": guard.version, **ports, **facts}
         log.info("started", extra={"facts": line})
         typer.echo(f"serving {scheme}://{host}:{ports['port']}{path} behind {guard.name}")
-        for text in start_summary(app.state.server, ports):
+        for text in start_summary(app.server, ports):
             typer.echo(text)
-        for text in sample_requests(app.state.server, ports, path, sample):
+        for text in sample_requests(app.server, ports, path, sample):
             typer.echo(f"\n{text}")
 
     run(app, settings, listener, admin=admin, started=started)

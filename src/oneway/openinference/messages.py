@@ -262,8 +262,8 @@ def read_queries(
     if names != [input_name]:
         raise MessageError(f"the request must hold one input, {input_name!r}, but holds others")
     sent = request.inputs[0]
-    wanted = f"(N, {', '.join(map(str, input_shape))}) with N from 1 to {most_rows}"
     if tuple(sent.shape[1:]) != input_shape or not 1 <= sent.shape[0] <= most_rows:
+        wanted = f"(N, {', '.join(map(str, input_shape))}) with N from 1 to {most_rows}"
         raise MessageError(
             f"input {input_name!r} must have shape {wanted}, but has {sent.shape}",
             most_rows=most_rows if sent.shape and sent.shape[0] > most_rows else None,
@@ -351,39 +351,39 @@ def _numbers_in_json(sent: InputTensor, layout: np.dtype[Any], kept: np.dtype[An
     A list of Python objects takes up to 16 times as many: it never holds more than a part.
     """
     kind, decoder = VALUES[layout.kind]
-    wrong = _wrong_data(sent, kind)
     text: Any = memoryview(sent.data)
     count = prod(sent.shape)
     if 2 * count > len(text) or text[:1] != b"[":  # a number and a comma take two bytes
-        raise wrong
+        raise _wrong_data(sent, kind)
     whole = bytes(text) if NESTED.match(text) or not count else b""
     if not count and whole.translate(None, b" \t\r\n") not in (b"[]", _brackets(sent, len(text))):
-        raise wrong
+        raise _wrong_data(sent, kind)
     if whole and count:
         if whole.translate(None, b"0123456789.eE+-truefals \t\r\n") != _brackets(sent, len(text)):
-            raise wrong
+            raise _wrong_data(sent, kind)
         text = memoryview(b"[%b]" % whole.translate(None, b"[]"))
     numbers = np.empty(count, kept)
     start, end, filled = 1, len(text) - 1 if count else 0, 0
     while start < end:
         comma = COMMA.search(text, min(start + BYTES_AT_ONCE, end))
         stop = end if comma is None else comma.start()
+        piece = text if stop - start == len(text) - 2 else b"[%b]" % text[start:stop]
         try:
-            values = _as_layout(decoder.decode(b"[%b]" % text[start:stop]), layout)
+            values = _as_layout(decoder.decode(piece), layout)
         except (msgspec.DecodeError, OverflowError) as error:
             if isinstance(error, OverflowError) or str(error).startswith("Number out of range"):
                 raise MessageError(
                     f"input {sent.name!r} must be finite in {sent.datatype}, but some numbers are "
                     "not"
                 ) from None
-            raise wrong from None
+            raise _wrong_data(sent, kind) from None
         if filled + len(values) > count:
-            raise wrong
+            raise _wrong_data(sent, kind)
         with np.errstate(over="ignore"):
             numbers[filled : filled + len(values)] = values
         filled, start = filled + len(values), stop + 1
     if filled < count:
-        raise wrong
+        raise _wrong_data(sent, kind)
     return numbers
 
 

@@ -91,10 +91,8 @@ class Admission:
             seconds: How long it took.
             facts: What else the log says; ``refused`` is the reason of a refusal.
         """
-        self.metrics.requests.labels(route, str(status)).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
-        if "refused" in facts:
-            self.metrics.refused.labels(facts["refused"]).inc()
+        self.metrics.count(route, status, seconds, facts.get("refused"))
         level = logging.ERROR if status >= 500 else logging.INFO
-        line = {"route": route, "status": status, "milliseconds": round(1000 * seconds, 3), **facts}
-        log.log(level, "request", extra={"facts": line})
+        if log.isEnabledFor(level):
+            line = {"route": route, "status": status, "milliseconds": round(1000 * seconds, 3)}
+            log.log(level, "request", extra={"facts": line | facts})

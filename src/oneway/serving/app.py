@@ -6,8 +6,6 @@ from math import prod
 from typing import Any
 
 import torch
-from starlette.applications import Starlette
-from starlette.requests import Request
 
 from oneway.errors import InvalidOptionError
 from oneway.openinference.frames import DATATYPES, read_columns
@@ -26,13 +24,14 @@ from oneway.serving.frames import GuardedFrames
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
 from oneway.serving.requests import InferenceRequest
 from oneway.serving.responses import InferAnswer
+from oneway.serving.routing import Application
 from oneway.serving.settings import ServingSettings
 from oneway.serving.tensors import GuardedTensors, TensorBatch
 
 
 def serving_app(
     model: GuardedModel | GuardedFrames | GuardedTensors, settings: ServingSettings
-) -> Starlette:
+) -> Application:
     """Return the server of a model that has passed its self test.
 
     Args:
@@ -54,8 +53,6 @@ class _ModelServer(GuardedServer[Any, InferenceRequest]):
     """Serves a model in this process; a subclass says what a request holds."""
 
     extensions = ("binary_tensor_data",)
-    # Another name or version gets an error of the protocol.
-    route_paths = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
     def __init__(self, model: Any, settings: ServingSettings) -> None:
         self.model, self.parameters = model, guard_parameters(model.guard)
@@ -89,9 +86,6 @@ class _ModelServer(GuardedServer[Any, InferenceRequest]):
         Raises:
             MessageError: The request holds anything else.
         """
-
-    def check_path(self, request: Request) -> None:
-        self.check_model(request.path_params["name"], request.path_params.get("version"))
 
     def read_infer(self, request: InferRequest, parts: Mapping[str, Buffer]) -> InferenceRequest:
         output_name = self.output_name

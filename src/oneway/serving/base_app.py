@@ -11,12 +11,9 @@ from contextlib import (
 )
 from typing import Any, Generic, TypeVar
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import ASGIApp
 
 import oneway
 from oneway.openinference.messages import (
@@ -28,17 +25,17 @@ from oneway.openinference.messages import (
     binary_parts,
     parse_request,
 )
-from oneway.openinference.tensors import MessageError
 from oneway.serving.admission import Admission
 from oneway.serving.batching import Batcher
 from oneway.serving.grpc_endpoint import REQUIRE_GUARD, GrpcEndpoint
 from oneway.serving.guarded import Guarded, Released, guard_parameters
-from oneway.serving.http_errors import RefusedError, on_error, traffic_changed
+from oneway.serving.http_errors import RefusedError, traffic_changed
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.middleware import AccessMiddleware
 from oneway.serving.openapi import model_paths, openapi_document
-from oneway.serving.requests import InferenceRequest, read_body, while_connected
+from oneway.serving.requests import InferenceRequest, read_body
 from oneway.serving.responses import InferAnswer, infer_response, json_response
+from oneway.serving.routing import Application, Endpoint, RoutedApp, Routes
 from oneway.serving.settings import ServingSettings
 from oneway.serving.tracing import TracingMiddleware, end_traces, tracer_provider
 from oneway.serving.watching import watch_traffic
@@ -68,9 +65,6 @@ class GuardedServer(ABC, Generic[Q, R]):
 
     extensions: Sequence[str] = ()
     """Extensions of the Open Inference Protocol that the server speaks."""
-
-    route_paths: Sequence[str] = ()
-    """Patterns of the paths that are served, if they are not the model's own paths."""
 
     def __init__(
         self,
@@ -166,13 +160,6 @@ class GuardedServer(ABC, Generic[Q, R]):
             self.infer_answer(answer, released, request), in_binary=request.in_binary
         )
 
-    def check_path(self, request: Request) -> None:
-        """Refuse a request for another model, where a route takes any name.
-
-        Raises:
-            RefusedError: The request is refused.
-        """
-
     def check_model(self, name: str, version: str | None) -> None:
         """Refuse a request for another model, or another version.
 
@@ -202,25 +189,24 @@ class GuardedServer(ABC, Generic[Q, R]):
         """Return a context that is entered before the server starts, and left when it has ended."""
         return nullcontext()
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> Routes:
         """Return the routes of the model."""
-        routes = []
-        for path in self.route_paths or self.paths:
-            routes += [
-                Route(path, self.model_metadata),
-                Route(f"{path}/config", self.model_config),
-                Route(f"{path}/ready", self.model_ready),
-                Route(f"{path}/infer", self.infer, methods=["POST"]),
-            ]
+        routes: dict[str, tuple[str, Endpoint]] = {}
+        for path in self.paths:
+            routes |= {
+                path: ("GET", self.model_metadata),
+                f"{path}/config": ("GET", self.model_config),
+                f"{path}/ready": ("GET", self.model_ready),
+                f"{path}/infer": ("POST", self.infer),
+            }
         return routes
 
     def openapi_paths(self) -> dict[str, Any]:
         """Return the paths of the model, as OpenAPI describes them."""
         return {name: value for path in self.paths for name, value in model_paths(path).items()}
 
-    async def model_metadata(self, request: Request) -> Response:
+    async def model_metadata(self, _: Request) -> Response:
         """Answer what the model takes and gives."""
-        self.check_path(request)
         return json_response(self.metadata)
 
     def config(self) -> dict[str, Any]:
@@ -250,9 +236,8 @@ class GuardedServer(ABC, Generic[Q, R]):
         }
         return {**names, "max_batch_size": rows, **sides, "parameters": parameters}
 
-    async def model_config(self, request: Request) -> Response:
+    async def model_config(self, _: Request) -> Response:
         """Answer the same as Triton does, whose tools ask for it."""
-        self.check_path(request)
         return json_response(self.config())
 
     async def index(self) -> list[dict[str, str]]:
@@ -268,24 +253,21 @@ class GuardedServer(ABC, Generic[Q, R]):
         """Answer which models there are."""
         return json_response(await self.index())
 
-    async def model_ready(self, request: Request) -> Response:
+    async def model_ready(self, _: Request) -> Response:
         """Answer whether the model is ready."""
-        self.check_path(request)
         ready = await self.ready()
         name = None if self.metadata is None else self.metadata.name
         return json_response({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def infer(self, request: Request) -> Response:
         """Answer queries."""
-        self.check_path(request)
         self.check_guard(request.headers.getlist(REQUIRE_GUARD))
         # Nothing keeps the body: it may be many times as large as the queries in it.
         parsed = self.read_request(
             await read_body(request, self.most_bytes, self.settings.timeout_seconds),
             request.headers.get(BINARY_HEADER),
         )
-        facts = request.scope["state"]["facts"]
-        answer, released = await while_connected(request, self.ask(parsed, facts))
+        answer, released = await self.ask(parsed, request.scope["state"]["facts"])
         return self.write(answer, released, parsed)
 
     async def ask(self, request: R, facts: dict[str, Any]) -> tuple[Any, Released]:
@@ -355,11 +337,8 @@ class GuardedServer(ABC, Generic[Q, R]):
         self.metrics.waiting.set(self.batcher.waiting_rows)
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def app(self) -> Starlette:
+    def app(self) -> Application:
         """Return the application.
-
-        Its ``state.server`` is this server, its ``state.admin`` the application of the admin port,
-        its ``state.grpc`` what listens on the gRPC port; these are None without such a port.
 
         Raises:
             InvalidOptionError: The token in the settings cannot be used, or gRPC cannot be spoken.
@@ -376,7 +355,7 @@ class GuardedServer(ABC, Generic[Q, R]):
             return json_response(openapi)
 
         @asynccontextmanager
-        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async def lifespan(_: Any) -> AsyncIterator[None]:
             async with self.around():
                 self._loop = asyncio.get_running_loop()
                 await self.batcher.start()
@@ -391,29 +370,33 @@ class GuardedServer(ABC, Generic[Q, R]):
                 if self.traces is not None:
                     await end_traces(self.traces)
 
-        routes = [
-            Route("/v2", self.server_metadata),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.health_ready),
-            Route("/v2/repository/index", self.repository_index, methods=["POST"]),
-            Route("/openapi.json", openapi_json),
-            *self.routes(),
-        ]
-        metrics = [Route("/metrics", self.metrics_text)] if settings.metrics else []
+        routes: Routes = {
+            **self.routes(),
+            "/v2": ("GET", self.server_metadata),
+            "/v2/health/live": ("GET", self.live),
+            "/v2/health/ready": ("GET", self.health_ready),
+            "/v2/repository/index": ("POST", self.repository_index),
+            "/openapi.json": ("GET", openapi_json),
+        }
+        metrics: Routes = {"/metrics": ("GET", self.metrics_text)} if settings.metrics else {}
         admin = None
         if settings.admin_port is None:
-            routes += metrics
+            routes = {**metrics, **routes}
         else:
-            health = [
-                Route("/v2/health/live", self.live),
-                Route("/v2/health/ready", self.admin_ready),
-            ]
-            admin = _behind([*health, *metrics], self._admission(token), None)
-        app = _behind(routes, admission, settings.served_hosts, lifespan)
+            health: Routes = {
+                "/v2/health/live": ("GET", self.live),
+                "/v2/health/ready": ("GET", self.admin_ready),
+            }
+            beside = RoutedApp({**health, **metrics})
+            admin = Application(
+                AccessMiddleware(beside, admission=self._admission(token), hosts=None), self
+            )
+        app: ASGIApp = AccessMiddleware(
+            RoutedApp(routes, lifespan), admission=admission, hosts=settings.served_hosts
+        )
         if self.traces is not None:
-            app.user_middleware.insert(0, Middleware(TracingMiddleware, provider=self.traces))
-        app.state.server, app.state.admin, app.state.grpc = self, admin, grpc
-        return app
+            app = TracingMiddleware(app, provider=self.traces)
+        return Application(app, self, admin, grpc)
 
     def _admission(self, token: bytes | None) -> Admission:
         return Admission(
@@ -422,19 +405,3 @@ class GuardedServer(ABC, Generic[Q, R]):
             most_bytes=self.settings.max_waiting_bytes,
             most_requests=self.settings.max_connections,
         )
-
-
-def _behind(
-    routes: list[Route], admission: Admission, hosts: Sequence[str] | None, lifespan: Any = None
-) -> Starlette:
-    """Return the application of these routes, behind an admission."""
-    app = Starlette(
-        routes=routes,
-        middleware=[Middleware(AccessMiddleware, admission=admission, hosts=hosts)],
-        exception_handlers=dict.fromkeys((RefusedError, MessageError, HTTPException), on_error),
-        lifespan=lifespan,
-    )
-    # An address that a client's Host header decides is no place to send others to.
-    app.router.redirect_slashes = False
-    app.state.admin = app.state.grpc = None
-    return app

@@ -33,27 +33,20 @@ def stuck() -> RefusedError:
     return RefusedError(503, "the model does not answer", "stuck", retry_after=1)
 
 
+def _expire(answer: asyncio.Future[R]) -> None:
+    if not answer.done():
+        answer.set_exception(RefusedError(504, "there was no answer in time", "timeout"))
+
+
 @dataclass(eq=False)
 class _Waiting(Generic[Q, R]):
     query: Q
+    rows: int
     answer: asyncio.Future[R]
     traced: Parents = field(default_factory=current_parents)
 
 
-@dataclass
-class _Job(Generic[Q, R]):
-    queries: Sequence[Q]
-    answers: asyncio.Future[Sequence[R | RefusedError]]
-    traced: Parents
-
-
-def _settle(future: asyncio.Future[R], result: R | None, error: Exception | None) -> None:
-    if future.done():  # given up
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(cast("R", result))
+_Answers = Sequence[R | RefusedError]
 
 
 class Batcher(Generic[Q, R]):
@@ -94,37 +87,37 @@ class Batcher(Generic[Q, R]):
         self.inline_rows = inline_rows
         self.waiting_rows = 0
         self._waiting: deque[_Waiting[Q, R]] = deque()
-        self._batch: list[_Waiting[Q, R]] = []
-        self._arrived = asyncio.Event()
-        self._jobs: SimpleQueue[_Job[Q, R] | None] = SimpleQueue()
+        self._batch: Sequence[_Waiting[Q, R]] = ()
+        self._jobs: SimpleQueue[Sequence[_Waiting[Q, R]] | None] = SimpleQueue()
         self._began: float | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._next: asyncio.Handle | None = None
+        self._ended = asyncio.Event()
         self._closing = False
 
     @property
     def alive(self) -> bool:
         """Whether queries are being answered, and not by a batch that does not end."""
-        if self._task is None or self._task.done() or self._closing:
+        if self._loop is None or self._closing:
             return False
-        return self._began is None or self._task.get_loop().time() < (
-            self._began + self.longest_seconds
-        )
+        return self._began is None or self._loop.time() < self._began + self.longest_seconds
 
     async def start(self) -> None:
         """Begin to answer."""
+        self._loop = asyncio.get_running_loop()
         # A daemon: a model that hangs must not keep the process from ending.
         threading.Thread(target=self._work, name="oneway-guard", daemon=True).start()
-        self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
         """Answer waiting requests, take no more, and end; what takes too long is given up."""
         self._closing = True
-        self._arrived.set()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=self.close_seconds)
-            if not self._task.done():
+        if self._batch or self._waiting:
+            try:
+                async with asyncio.timeout(self.close_seconds):
+                    await self._ended.wait()
+            except TimeoutError:
                 log.critical("stuck", extra={"facts": {"seconds": self.close_seconds}})
-                self._task.cancel()
+                self._give_up(self._batch)
         self._jobs.put(None)
 
     async def ask(self, query: Q, timeout_seconds: float) -> R:
@@ -133,100 +126,105 @@ class Batcher(Generic[Q, R]):
         Raises:
             RefusedError: There is none: too many wait, it took too long, or model or guard failed.
         """
-        if not self.alive:
+        loop = self._loop
+        if loop is None or not self.alive:
             raise closing() if self._closing else stuck()
         rows = len(query)
         if self.waiting_rows + rows > self.max_waiting_rows:
             raise RefusedError(
                 429, "too many queries are waiting; ask again later", "busy", retry_after=1
             )
-        waiting = _Waiting[Q, R](query, asyncio.get_running_loop().create_future())
+        waiting = _Waiting[Q, R](query, rows, loop.create_future())
         self._waiting.append(waiting)
         self.waiting_rows += rows
-        self._arrived.set()
+        if not self._batch and self._next is None:
+            # Not at once: what arrived together is asked together.
+            self._next = loop.call_later(self.wait_seconds, self._begin)
+        clock = loop.call_later(timeout_seconds, _expire, waiting.answer)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                return await waiting.answer
-        except TimeoutError:
-            raise RefusedError(504, "there was no answer in time", "timeout") from None
+            return await waiting.answer
         finally:
+            clock.cancel()
             if waiting in self._waiting:  # given up, by the client or by the clock
                 self._waiting.remove(waiting)
                 self.waiting_rows -= rows
 
-    async def _run(self) -> None:
-        try:
-            await self._answer_all()
-        # A fault of oneway itself, since model and guard are dealt with: end, and refuse those who
-        # wait. The server is then neither ready nor live.
-        except Exception as error:  # noqa: BLE001
+    def _begin(self) -> None:
+        """Have the next batch answered, if requests wait."""
+        self._next = None
+        loop, batch = cast("asyncio.AbstractEventLoop", self._loop), self._take()
+        if not batch:
+            if self._closing:
+                self._ended.set()
+            return
+        self._batch, self._began = batch, loop.time()
+        if sum(waiting.rows for waiting in batch) <= self.inline_rows:
+            loop.call_soon(self._end, *self._outcome(batch))
+        else:
+            self._jobs.put(batch)
+
+    def _end(self, answers: _Answers[R], error: Exception | None) -> None:
+        """Hand out the answers to the batch, and go on."""
+        batch, self._batch, self._began = self._batch, (), None
+        if error is not None:
+            # A fault of oneway itself, since model and guard are dealt with: end, and refuse those
+            # who wait. The server is then neither ready nor live.
             facts = {"error": type(error).__name__, "raised": where_raised(error)}
             log.critical("answering_ended", extra={"facts": facts})
-        finally:
-            self._closing = True
-            for waiting in (*self._batch, *self._waiting):
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(closing())
-
-    async def _answer_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if not self._waiting:
-                if self._closing:
-                    return
-                self._arrived.clear()
-                await self._arrived.wait()
-                if self.wait_seconds and not self._closing:
-                    await asyncio.sleep(self.wait_seconds)
+            self._give_up(batch)
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            if waiting.answer.done():  # given up
                 continue
-            batch = self._take()
-            if not batch:
-                continue
-            self._batch, self._began = batch, loop.time()
-            traced = tuple(parent for waiting in batch for parent in waiting.traced)
-            job = _Job([waiting.query for waiting in batch], loop.create_future(), traced)
-            if sum(map(len, job.queries)) <= self.inline_rows:
-                with under(traced):
-                    answers = self._answers(job.queries)
+            if isinstance(answer, RefusedError):
+                waiting.answer.set_exception(answer)
             else:
-                self._jobs.put(job)
-                answers = await job.answers
-            self._began = None
-            for waiting, answer in zip(batch, answers, strict=True):
-                if isinstance(answer, RefusedError):
-                    _settle(waiting.answer, None, answer)
-                else:
-                    _settle(waiting.answer, answer, None)
+                waiting.answer.set_result(answer)
+        self._begin()
+
+    def _give_up(self, batch: Sequence[_Waiting[Q, R]]) -> None:
+        """Refuse the requests of a batch, all who wait, and all who come."""
+        self._closing = True
+        self._ended.set()
+        for waiting in (*batch, *self._waiting):
+            if not waiting.answer.done():
+                waiting.answer.set_exception(closing())
 
     def _take(self) -> list[_Waiting[Q, R]]:
         """Return the requests of the next batch, without those whose clients have gone."""
         batch: list[_Waiting[Q, R]] = []
         rows = 0
-        while self._waiting and (
-            not batch or rows + len(self._waiting[0].query) <= self.max_batch_size
-        ):
+        while self._waiting and (not batch or rows + self._waiting[0].rows <= self.max_batch_size):
             waiting = self._waiting.popleft()
-            self.waiting_rows -= len(waiting.query)
+            self.waiting_rows -= waiting.rows
             if not waiting.answer.done():
                 batch.append(waiting)
-                rows += len(waiting.query)
+                rows += waiting.rows
         return batch
 
     def _work(self) -> None:
         """Compute one batch after the other, on a thread of its own."""
-        while (job := self._jobs.get()) is not None:
-            loop = job.answers.get_loop()
-            outcome: tuple[Sequence[R | RefusedError] | None, Exception | None]
-            try:
-                with under(job.traced):
-                    outcome = self._answers(job.queries), None
-            except Exception as error:  # noqa: BLE001  it is raised where it is awaited
-                outcome = None, error
+        while (batch := self._jobs.get()) is not None:
+            loop, outcome = batch[0].answer.get_loop(), self._outcome(batch)
             if loop.is_closed():  # this batch was given up
                 return
-            loop.call_soon_threadsafe(_settle, job.answers, *outcome)
+            loop.call_soon_threadsafe(self._end, *outcome)
 
-    def _answers(self, queries: Sequence[Q]) -> Sequence[R | RefusedError]:
+    def _outcome(
+        self, batch: Sequence[_Waiting[Q, R]]
+    ) -> tuple[_Answers[R], None] | tuple[tuple[()], Exception]:
+        """Return an answer for each request of a batch; or what ends the answering."""
+        queries = [waiting.query for waiting in batch]
+        try:
+            with under(tuple(parent for waiting in batch for parent in waiting.traced)):
+                answers = self._answers(queries)
+            if len(answers) != len(queries):
+                raise RuntimeError("there must be one answer for each request")
+        except Exception as error:  # noqa: BLE001  it ends the answering
+            return (), error
+        return answers, None
+
+    def _answers(self, queries: Sequence[Q]) -> _Answers[R]:
         try:
             return self._answer(queries)
         except RefusedError as error:

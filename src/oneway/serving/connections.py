@@ -4,9 +4,18 @@ import asyncio
 import logging
 from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oneway.serving.settings import ServingSettings
+
+MOST_HEADER_BYTES = 64 * 2**10
+"""Most bytes of a request's path and headers together."""
+
+MOST_PIPELINED = 64
+"""Most requests that wait for the answer to one before them on the same connection."""
+
+CONNECTION = "connection"
+"""Where the state of a request's scope holds its connection."""
 
 log = logging.getLogger("oneway.serving")
 
@@ -39,11 +48,22 @@ class _WritesTogether:
         self._transport.close()
 
 
-class _Connection(H11Protocol):
+class _Connection(HttpToolsProtocol):
+    """A connection of one client.
+
+    Attributes:
+        asking: What answers the request at hand; it is cancelled when the client leaves.
+        gone: Whether the client has left.
+    """
+
     settings: ClassVar[ServingSettings]
-    idle: ClassVar[dict[H11Protocol, None]]
+    idle: ClassVar[dict[HttpToolsProtocol, None]]
     deadline: asyncio.TimerHandle | None = None
     taking: asyncio.TimerHandle | None = None
+    asking: "asyncio.Task[Any] | None" = None
+    gone = False
+    in_headers = True
+    arrived = 0  # bytes of headers that are not complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.together = _WritesTogether(transport, self.loop)
@@ -55,11 +75,31 @@ class _Connection(H11Protocol):
             longest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        self.arrived += len(data)
         super().data_received(data)
-        if self.is_answering:
+        if self.in_headers and self.arrived > MOST_HEADER_BYTES:
+            self.cut()
+        elif self.is_answering and not self.transport.is_closing():
             self.go_on()
         else:
             self.await_request()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["state"][CONNECTION] = self
+
+    def on_headers_complete(self) -> None:
+        self.in_headers = False
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self.cut()
+        # Whoever guards a path by its text, as a gateway does, must see the text that is served.
+        if self.transport.is_closing() or self.url[:1] != b"/" or b"#" in self.url:
+            raise ValueError("the parser makes it a malformed request")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.in_headers, self.arrived = True, 0
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -81,9 +121,12 @@ class _Connection(H11Protocol):
         self.taken()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
         self.go_on()
         self.taken()
         super().connection_lost(exc)
+        if self.asking is not None:
+            self.asking.cancel()
 
     @property
     def is_answering(self) -> bool:
@@ -114,12 +157,11 @@ class _Connection(H11Protocol):
             self.deadline = None
 
 
-def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
+def protocol_of(settings: ServingSettings) -> type[_Connection]:
     """Return the class that speaks HTTP on the connections of one server.
 
-    It is always h11, whatever else is installed: h11 takes 64 KiB of headers and no more, and
-    httptools takes any number. A connection is cut if a request's headers are not there after
-    ``timeout_seconds``, or if its client takes nothing of an answer for as long, whatever else it
-    sends. Beyond ``max_connections``, a new connection replaces the one that is idle longest.
+    A connection is cut if a request's headers are not there after ``timeout_seconds``, or are more
+    than 64 KiB, or if its client takes nothing of an answer for as long, whatever else it sends.
+    Beyond ``max_connections``, a new connection replaces the one that is idle longest.
     """
     return type("Connection", (_Connection,), {"settings": settings, "idle": {}})

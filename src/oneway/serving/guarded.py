@@ -16,6 +16,7 @@ from torch import Tensor
 from oneway.checks import LooksLikeProbabilities, check_count, check_logits
 from oneway.contracts import ScoredTarget, Target
 from oneway.defenses import ServableDefense
+from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import (
     DefenseFailedError,
     InvalidOptionError,
@@ -31,12 +32,13 @@ from oneway.releases import (
     clean_logits_of,
     guarded_release,
     logits_from_confidences,
+    looked_up_release,
     release,
     release_checked,
 )
 from oneway.serving.http_errors import RefusedError, no_release, upstream_failed
 from oneway.serving.tracing import span
-from oneway.targets.answers import DECLARE_CONFIDENCES
+from oneway.targets.answers import DECLARE_CONFIDENCES, RuledTarget
 from oneway.targets.failure import failed
 
 Released = NDArray[np.float32]
@@ -96,6 +98,7 @@ class Guarded(ABC, Generic[Q]):
         """
         check_release_options(torch.float32, decimals)
         self.guard, self.device, self.decimals = guard.rounded(decimals), device, decimals
+        self._table = guard.defense if isinstance(guard.defense, CodebookRelease) else None
         self.batch_multiple, self.batch_size = 1, 0
         self.one_by_one = False  # whether the model is asked one query at a time
         self.inline_rows = 0  # most rows that an event loop may answer itself
@@ -132,14 +135,17 @@ class Guarded(ABC, Generic[Q]):
     def _release(self, clean: Tensor, queries: Tensor | None) -> Released:
         """Return the release of ``(N, K)`` clean logits, which are checked."""
         with span("guard"):
-            answer = release_checked(
-                self.guard.defense,
-                clean,
-                queries,
-                decimals=self.decimals,
-                batch_size=self.batch_size or None,
-            )
-        return answer.confidences.cpu().numpy()
+            if self._table is not None:
+                released = looked_up_release(self._table, clean, decimals=self.decimals)
+            else:
+                released = release_checked(
+                    self.guard.defense,
+                    clean,
+                    queries,
+                    decimals=self.decimals,
+                    batch_size=self.batch_size or None,
+                ).confidences
+        return released.cpu().numpy()
 
     def _choose_multiple(self, multiples: Sequence[int], same_bits: Callable[[], bool]) -> bool:
         """Settle what batches are filled up to: the first multiple that keeps bits.
@@ -191,6 +197,11 @@ class Guarded(ABC, Generic[Q]):
                     f"the guard {name} answers the same scores differently, though it says that it "
                     "is deterministic. It must not serve."
                 )
+            table = self._table
+            if table is not None and not torch.equal(first, looked_up_release(table, logits)):
+                raise DefenseFailedError(
+                    f"the guard {name} looks up other answers than it computes. It must not serve."
+                )
             changed = changed or bool(((first - release(logits)).abs() > LEAST_CHANGE).any())
         if not changed:
             raise DefenseFailedError(
@@ -236,6 +247,7 @@ class GuardedHere(Guarded[Q]):
         else:
             self._multiples = (1,)
         self._watch = LooksLikeProbabilities("the logits of the model", DECLARE_CONFIDENCES)
+        self._is_ruled = False  # whether the model copies what it gets, and checks what it gives
         self.batch_multiple, self.batch_size = self._multiples[0], batch_size
 
     @abstractmethod
@@ -276,21 +288,24 @@ class GuardedHere(Guarded[Q]):
             self.count(clean)
         return _parts(released, counts)
 
-    def _filled(self, count: int) -> list[int]:
+    def _filled(self, count: int) -> Sequence[int]:
         """Return the places of a batch filled up to a multiple by its last query."""
-        return [*range(count), *[count - 1] * (-count % self.batch_multiple)]
+        lacking = -count % self.batch_multiple
+        return [*range(count), *[count - 1] * lacking] if lacking else range(count)
 
     def _asked(self, queries: Q) -> Tensor:
         """Return the checked logits of all queries, asked in parts of ``batch_size``."""
         count = len(queries)
         size = 1 if self.one_by_one else self.batch_size
-        places = [*range(count)] if self.one_by_one else self._filled(count)
+        places = range(count) if self.one_by_one else self._filled(count)
         parts = [places[start : start + size] for start in range(0, len(places), size)]
         with span("model"):
-            logits = torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
-        check_logits(logits, "the logits of the model")
-        self._watch.check(logits)
-        return logits[:count]
+            rows = [self._clean_logits(self._take(queries, part)) for part in parts]
+        logits = rows[0] if len(rows) == 1 else torch.cat(rows)
+        if not self._is_ruled:
+            check_logits(logits, "the logits of the model")
+            self._watch.check(logits)
+        return logits if len(logits) == count else logits[:count]
 
     def check(self) -> bool:
         """Ask the model, guard its own output, and refuse to serve if anything is amiss.
@@ -399,12 +414,17 @@ class GuardedModel(GuardedHere[Tensor]):
         self.target, self.input_shape = target, input_shape
         # Asked once: to look for a protocol's attributes takes as long as a small model.
         self._logits = target.logits if isinstance(target, ScoredTarget) else None
+        self._is_ruled = isinstance(target, RuledTarget) and self._logits is not None
 
     def _join(self, requests: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(requests)).to(self.device)
+        joined = requests[0] if len(requests) == 1 else torch.cat(list(requests))
+        return joined.to(self.device)
 
     def _take(self, queries: Tensor, places: Sequence[int]) -> Tensor:
-        return queries[list(places)]  # a copy: a model may work in place
+        if not isinstance(places, range):
+            return queries[list(places)]
+        part = queries[places.start : places.stop]
+        return part if self._is_ruled else part.clone()  # a model may work in place
 
     def _clean_logits(self, queries: Tensor) -> Tensor:
         if self._logits is None:
@@ -486,12 +506,13 @@ class GuardedScores(Guarded[Scored]):
         """Return releases of several requests whose queries have one shape, or are not at hand."""
         counts = [len(rows) for rows in logits]
         total = sum(counts)
-        filled = [*range(total), *[total - 1] * (-total % self.batch_multiple)]
+        lacking = [total - 1] * (-total % self.batch_multiple)
         at_hand = [rows for rows in queries if rows is not None]
-        released = self._release(
-            torch.cat(list(logits))[filled], torch.cat(at_hand)[filled] if at_hand else None
-        )
-        return _parts(released, counts)
+        clean, images = torch.cat(list(logits)), torch.cat(at_hand) if at_hand else None
+        if lacking:
+            filled = [*range(total), *lacking]
+            clean, images = clean[filled], None if images is None else images[filled]
+        return _parts(self._release(clean, images), counts)
 
     def check(self, probes: Sequence[Scored], again: NDArray[np.float64]) -> None:
         """Guard a model's own output, and refuse to serve if anything is amiss.
@@ -580,7 +601,9 @@ class GuardedScores(Guarded[Scored]):
         return logits.to(self.device)
 
     def _queries(self, scored: Scored) -> Tensor | None:
-        return None if scored.queries is None else scored.queries.to(self.device)
+        if scored.queries is None or not self.guard.defense.requires_input:
+            return None
+        return scored.queries.to(self.device)
 
 
 def _parts(released: Released, counts: Sequence[int]) -> list[Released]:

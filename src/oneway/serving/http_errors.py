@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from oneway.errors import where_raised
@@ -23,6 +21,7 @@ class RefusedError(Exception):
         retry_after: Seconds after which asking again makes sense, or None.
         closing: Whether the connection is closed, too.
         most_rows: The most queries that a request may have, if it has more; else None.
+        allow: The method that the path takes, if the request has another; else None.
     """
 
     def __init__(
@@ -34,11 +33,13 @@ class RefusedError(Exception):
         retry_after: int | None = None,
         closing: bool = False,
         most_rows: int | None = None,
+        allow: str | None = None,
     ) -> None:
         """Compose a refusal."""
         super().__init__(text)
         self.status, self.text, self.reason = status, text, reason
         self.retry_after, self.closing, self.most_rows = retry_after, closing, most_rows
+        self.allow = allow
 
 
 def bad_request(text: str, most_rows: int | None = None) -> RefusedError:
@@ -77,6 +78,8 @@ def error_response(error: RefusedError) -> Response:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.allow is not None:
+        headers["Allow"] = error.allow
     if error.closing:
         headers["Connection"] = "close"
     if error.most_rows is not None:
@@ -98,15 +101,3 @@ def refusal_of(error: Exception, facts: dict[str, Any]) -> RefusedError:
         error = RefusedError(500, "the server failed", "failure")
     facts["refused"] = error.reason
     return error
-
-
-async def on_error(request: Request, error: Exception) -> Response:
-    """Answer a refusal, a malformed request, or a path that is not there; note the reason."""
-    facts = request.scope["state"]["facts"]
-    if not isinstance(error, HTTPException):
-        return error_response(refusal_of(error, facts))
-    facts["refused"] = "bad_request"
-    texts = {404: "there is no such path", 405: "this path takes another method"}
-    text = texts.get(error.status_code, "the request is refused")
-    headers = dict(error.headers) if error.headers else None
-    return json_response({"error": text}, error.status_code, headers)

@@ -11,7 +11,6 @@ QUIET = (
     "uvicorn",
     "uvicorn.error",
     "uvicorn.access",
-    "aiohttp",
     "asyncio",
     "py.warnings",
 )

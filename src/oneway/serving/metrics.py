@@ -1,6 +1,7 @@
 """Metrics for Prometheus: counts and durations, and nothing about any query or score."""
 
 from collections.abc import Mapping
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
@@ -47,6 +48,23 @@ class ServerMetrics:
         self.waiting = Gauge("oneway_waiting_queries", "Queries that wait.", registry=self.registry)
         if test is not None:
             self._watch(test)
+        # Children are looked up behind a lock, by texts: once is enough.
+        self._of_route = cache(self.seconds.labels)
+        self._of_status = cache(self.requests.labels)
+
+    def count(self, route: str, status: int, seconds: float, refused: str | None) -> None:
+        """Count a request that has ended.
+
+        Args:
+            route: Which method was asked. Never a path: that is a client's text.
+            status: The status of HTTP.
+            seconds: How long it took.
+            refused: The reason of a refusal, in one word; or None.
+        """
+        self._of_status(route, status).inc()
+        self._of_route(route).observe(seconds)
+        if refused is not None:
+            self.refused.labels(refused).inc()
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

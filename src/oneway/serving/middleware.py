@@ -1,7 +1,8 @@
 """The outermost layer: who may ask, how much, and what is written down of it."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -9,13 +10,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oneway.serving.admission import Admission
+from oneway.serving.connections import CONNECTION, MOST_HEADER_BYTES
 from oneway.serving.http_errors import RefusedError, error_response, refusal_of
 
 OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")
 """Paths that a probe may ask without a token, and by any name of this machine."""
-
-MOST_HEADER_BYTES = 64 * 2**10
-"""Most bytes of a request's path and headers together."""
 
 
 class AccessMiddleware:
@@ -41,14 +40,20 @@ class AccessMiddleware:
             await self.app(scope, receive, send)
             return
         begin, status = time.perf_counter(), 0
+        state = scope.setdefault("state", {})
+        facts: dict[str, Any] = state.setdefault("facts", {})
+        connection = state.get(CONNECTION)
+        if connection is not None:
+            connection.asking = asyncio.current_task()
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if connection is not None:
+                    connection.asking = None  # to write the answer ends by itself
             await send(message)
 
-        facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("facts", {})
         is_open = scope["path"] in OPEN_ROUTES
         try:
             self._check(scope)
@@ -60,7 +65,10 @@ class AccessMiddleware:
                     return message
 
                 await self.app(scope, counted, watched)
-        except ClientDisconnect:
+        except (ClientDisconnect, asyncio.CancelledError) as error:
+            is_gone = connection is not None and connection.gone
+            if isinstance(error, asyncio.CancelledError) and not is_gone:  # the server ends
+                raise
             facts["refused"] = "disconnected"
         # Closed on purpose: an error that passes would be logged with its text.
         except Exception as error:  # noqa: BLE001
@@ -78,9 +86,17 @@ class AccessMiddleware:
             RefusedError: The request is refused.
         """
         headers = dict(scope["headers"])
-        if {b"content-length", b"transfer-encoding"} <= headers.keys():
-            # A gateway before this server may have seen another end of the request.
-            raise RefusedError(400, "a request must have one length", "bad_request", closing=True)
+        codings = [value for name, value in scope["headers"] if name == b"transfer-encoding"]
+        hosts = sum(name == b"host" for name, _ in scope["headers"])
+        # A gateway before this server may have seen another end of the request, or another host.
+        if (
+            (codings and (b"content-length" in headers or codings[0].lower() != b"chunked"))
+            or len(codings) > 1
+            or hosts > 1
+            or (hosts == 0 and scope["http_version"] == "1.1")
+        ):
+            text = "a request must have one length and one host"
+            raise RefusedError(400, text, "bad_request", closing=True)
         # The parser's own limit does not hold for headers that arrive in one piece.
         size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
         if size + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
@@ -92,7 +108,7 @@ class AccessMiddleware:
             raise RefusedError(400, text, "bad_request")
         if scope["path"] in OPEN_ROUTES:
             return
-        if not self._serves(scope):
+        if not self._serves(headers):
             raise RefusedError(421, "this server is not asked by that name", "host")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise RefusedError(415, "a request must not be packed", "bad_request")
@@ -100,14 +116,11 @@ class AccessMiddleware:
             [value for name, value in scope["headers"] if name == b"authorization"]
         )
 
-    def _serves(self, scope: Scope) -> bool:
+    def _serves(self, headers: Mapping[bytes, bytes]) -> bool:
         """Say whether a request names this server: a page elsewhere may point its name here."""
         if self.hosts is None:
             return True
-        sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if len(sent) != 1:
-            return False
-        host = sent[0].lower()
+        host = headers.get(b"host", b"").decode("latin-1").lower()
         name = host.partition("]")[0] + "]" if host[:1] == "[" else host.rpartition(":")[0] or host
         return any(
             name == known or (known.startswith("*.") and name.endswith(known[1:]))

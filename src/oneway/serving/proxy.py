@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.responses import Response
-from starlette.routing import Route
 
 from oneway.errors import TargetFailedError
 from oneway.openinference.messages import Buffer, InferRequest
@@ -21,6 +19,7 @@ from oneway.serving.openapi import operation
 from oneway.serving.protocol_adapters import OpenInferenceAdapter, ProxyRequest
 from oneway.serving.proxied_model import ProxiedModel
 from oneway.serving.responses import InferAnswer
+from oneway.serving.routing import Application, Routes
 from oneway.serving.settings import ServingSettings
 from oneway.serving.tracing import span
 from oneway.serving.upstream import Upstream
@@ -64,7 +63,9 @@ async def check_proxy(
         ) from None
 
 
-def proxy_app(model: ProxiedModel, guarded: GuardedScores, settings: ServingSettings) -> Starlette:
+def proxy_app(
+    model: ProxiedModel, guarded: GuardedScores, settings: ServingSettings
+) -> Application:
     """Return the proxy of a server that has passed its self test.
 
     Args:
@@ -93,10 +94,10 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
         url = self.model.ready_url
         return self.batcher.alive and (url is None or await self.upstream.is_ready(url))
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> Routes:
         if self.metadata is not None:
             return super().routes()
-        return [Route(path, self.infer, methods=["POST"]) for path in self.paths]
+        return dict.fromkeys(self.paths, ("POST", self.infer))
 
     def openapi_paths(self) -> dict[str, Any]:
         if self.metadata is not None:

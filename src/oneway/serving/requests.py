@@ -1,16 +1,13 @@
-"""Read a request whole and in time, and answer it as long as its client waits."""
+"""Read a request whole and in time."""
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from oneway.serving.http_errors import RefusedError
 from oneway.serving.tracing import span
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -
 
     Raises:
         RefusedError: The body is larger, or slower.
+        ClientDisconnect: The client has gone.
     """
     too_large = RefusedError(
         413, f"a request may have {most_bytes} bytes; send fewer queries at once", "too_large"
@@ -46,38 +44,19 @@ async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most_bytes:
         raise too_large
-    pieces, size = list[bytes](), 0
+    pieces, size, more = list[bytes](), 0, True
     try:
         with span("receive"):
             async with asyncio.timeout(timeout_seconds):
-                async for piece in request.stream():
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    piece, more = message.get("body", b""), message.get("more_body", False)
                     pieces.append(piece)
                     size += len(piece)
                     if size > most_bytes:
                         raise too_large
     except TimeoutError:
         raise RefusedError(408, "the request did not arrive in time", "timeout") from None
-    return b"".join(pieces)
-
-
-async def while_connected(request: Request, answer: Awaitable[T]) -> T:
-    """Wait for an answer as long as its client does. The request's body must have been read.
-
-    Raises:
-        ClientDisconnect: The client has gone; the answer is cancelled.
-    """
-    answering = asyncio.ensure_future(answer)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise ClientDisconnect
-        return answering.result()
-    finally:
-        answering.cancel()
-        leaving.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import uvicorn
-from starlette.applications import Starlette
 
 from oneway.errors import InvalidOptionError
 from oneway.serving.connections import protocol_of
 from oneway.serving.grpc_endpoint import GrpcEndpoint
+from oneway.serving.routing import Application
 from oneway.serving.settings import ServingSettings
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -41,7 +41,7 @@ def listen(settings: ServingSettings, *, admin: bool = False) -> socket.socket:
 
 
 def run(
-    app: Starlette,
+    app: Application,
     settings: ServingSettings,
     listener: socket.socket,
     *,
@@ -61,12 +61,14 @@ def run(
         InvalidOptionError: The certificate or its key cannot be used.
     """
     server = server_of(app, settings, started)
-    with nullcontext() if admin is None else beside(app.state.admin, settings, admin):
+    with (
+        nullcontext() if admin is None or app.admin is None else beside(app.admin, settings, admin)
+    ):
         server.run(sockets=[listener])
 
 
 @contextmanager
-def beside(app: Starlette, settings: ServingSettings, listener: socket.socket) -> Iterator[None]:
+def beside(app: Application, settings: ServingSettings, listener: socket.socket) -> Iterator[None]:
     """Serve on a thread and an event loop of its own, so that no load of the other delays it."""
     server = server_of(app, settings)
     thread = threading.Thread(
@@ -81,7 +83,7 @@ def beside(app: Starlette, settings: ServingSettings, listener: socket.socket) -
 
 
 def server_of(
-    app: Starlette, settings: ServingSettings, started: Callable[[], None] | None = None
+    app: Application, settings: ServingSettings, started: Callable[[], None] | None = None
 ) -> uvicorn.Server:
     """Return the server of :func:`run`, not yet running.
 
@@ -108,7 +110,7 @@ def server_of(
             f"the TLS certificate {settings.tls_certificate} and its key cannot be used "
             f"({type(error).__name__}). Give PEM files that belong together."
         ) from error
-    return _Server(config, started, app.state.grpc)
+    return _Server(config, started, app.grpc)
 
 
 class _Server(uvicorn.Server):

@@ -4,14 +4,13 @@ import asyncio
 import os
 import ssl
 from collections.abc import Awaitable
-from io import BytesIO
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import aiohttp
 import msgspec
 
 from oneway.errors import InvalidOptionError
+from oneway.serving.http_client import HttpClient
 from oneway.serving.http_errors import RefusedError, upstream_failed
 from oneway.serving.settings import ServingSettings
 from oneway.serving.tracing import trace_headers
@@ -27,34 +26,22 @@ class Upstream:
     """Asks one server. Its errors, headers and texts are not passed on."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        """Prepare; connections are opened inside ``async with``.
+        """Prepare; ask inside ``async with``.
 
         Raises:
-            InvalidOptionError: The bearer token in ONEWAY_TOKEN cannot be sent.
+            InvalidOptionError: The bearer token in ONEWAY_TOKEN cannot be sent, or the
+                environment's certificates cannot be used.
         """
         self.timeout_seconds = settings.upstream_timeout_seconds
         self.most_bytes = settings.max_upstream_bytes
         self.most_requests = settings.max_upstream_requests
         self.requests = 0
         # A packed answer could unpack to more than may be read.
-        self._headers = {**json_headers(), "Accept-Encoding": "identity"}
-        self._session: aiohttp.ClientSession | None = None
+        headers = {**json_headers(), "Accept-Encoding": "identity"}
+        self._client = HttpClient(headers, self.most_bytes, _trusted())
         self._looks: dict[str, asyncio.Task[bool]] = {}
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            headers=self._headers,
-            # A proxy of the environment would see clean scores.
-            trust_env=False,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(),  # none: asyncio.timeout is around each request
-            connector=aiohttp.TCPConnector(
-                # One more for the question whether it is ready.
-                limit=self.most_requests + 1,
-                ssl=_trusted(),
-            ),
-        )
         return self
 
     async def __aexit__(
@@ -66,8 +53,7 @@ class Upstream:
         for look in self._looks.values():
             look.cancel()
         await asyncio.gather(*self._looks.values(), return_exceptions=True)
-        await self._opened().close()
-        self._session = None
+        self._client.close()
 
     async def get_json(self, url: str) -> Any:
         """Return the JSON value of a successful answer.
@@ -75,7 +61,7 @@ class Upstream:
         Raises:
             RefusedError: There was no successful answer.
         """
-        return await self._in_time(self._ask("GET", url, None))
+        return await self._in_time(self._ask("GET", url, b""))
 
     async def post_json(self, url: str, value: Any) -> Any:
         """Send a JSON value; return that of a successful answer.
@@ -110,45 +96,27 @@ class Upstream:
                 504, "the guarded server did not answer in time", "upstream_timeout"
             ) from None
         # The texts of these errors may quote the answer.
-        except (aiohttp.ClientError, OSError, ValueError):
+        except (OSError, ValueError):
             raise upstream_failed("upstream_connection") from None
 
-    async def _ask(self, method: str, url: str, body: bytes | None) -> Any:
+    async def _ask(self, method: str, url: str, body: bytes) -> Any:
         # Redirects are not followed: they could carry token and queries to another server.
-        async with self._opened().request(
-            method,
-            url,
-            data=None if body is None else BytesIO(body),
-            headers=trace_headers(),
-            allow_redirects=False,
-        ) as answer:
-            _check_status(answer.status)
-            if answer.headers.get("Content-Encoding", "identity") != "identity":
-                raise upstream_failed("upstream_packed")
-            read = bytearray()
-            async for piece in answer.content.iter_any():
-                read += piece
-                if len(read) > self.most_bytes:
-                    raise upstream_failed("upstream_too_large")
+        answer = await self._client.ask(method, url, body, trace_headers())
+        _check_status(answer.status)
+        if answer.is_packed:
+            raise upstream_failed("upstream_packed")
         try:
-            return msgspec.json.decode(read)
+            return msgspec.json.decode(answer.body)
         except (msgspec.DecodeError, RecursionError):
             raise upstream_failed("upstream_no_json") from None
 
     async def _look(self, url: str) -> bool:
         try:
-            async with (
-                asyncio.timeout(READY_SECONDS),
-                self._opened().get(url, allow_redirects=False) as answer,
-            ):
-                return 200 <= answer.status < 300  # the body is not read
-        except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
+            async with asyncio.timeout(READY_SECONDS):
+                answer = await self._client.ask("GET", url, status_only=True)
+                return 200 <= answer.status < 300
+        except (RefusedError, OSError, ValueError):  # TimeoutError is an OSError
             return False
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the upstream is asked inside `async with` only")
-        return self._session
 
 
 def _trusted() -> ssl.SSLContext:

@@ -50,7 +50,7 @@ class TrafficWatch:
         """
         self.guard, self.test, self.state = guard, test, state
         self._saved = time.monotonic()
-        self._waiting: list[Tensor] = []
+        self._waiting, self._rows = list[Tensor](), 0
         if state is not None and state.is_file():
             try:
                 test.resume(json.loads(state.read_text(encoding="utf-8")))
@@ -67,7 +67,8 @@ class TrafficWatch:
             clean: ``(N, K)`` clean scores that were answered.
         """
         self._waiting.append(clean)
-        if sum(map(len, self._waiting)) >= COUNTED_TOGETHER and (
+        self._rows += clean.shape[0]
+        if self._rows >= COUNTED_TOGETHER and (
             self._count() or time.monotonic() > self._saved + SAVE_SECONDS
         ):
             self.save()
@@ -76,7 +77,7 @@ class TrafficWatch:
         """Count what waits, and say whether it shows drift."""
         if not self._waiting:
             return False
-        clean, self._waiting = torch.cat(self._waiting), []
+        clean, self._waiting, self._rows = torch.cat(self._waiting), [], 0
         drift = self.test.see(self.guard.state(clean))
         if drift is not None:
             self._tell(drift)

@@ -57,14 +57,22 @@ class TorchTarget(RuledTarget):
     @property
     def device(self) -> torch.device:
         """The device of the module's first parameter."""
-        parameter = next(self.module.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        return self._place[0]
 
     @property
     def dtype(self) -> torch.dtype | None:
         """The type of the module's first floating parameter; None if it has none."""
-        parameters = (each.dtype for each in self.module.parameters() if each.is_floating_point())
-        return next(parameters, None)
+        return self._place[1]
+
+    @property
+    def _place(self) -> tuple[torch.device, torch.dtype | None]:
+        """Device and type of the weights, by one pass: it takes as long as a small layer."""
+        device = None
+        for parameter in self.module.parameters():
+            device = device or parameter.device
+            if parameter.is_floating_point():
+                return device, parameter.dtype
+        return device or torch.device("cpu"), None
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -82,6 +90,8 @@ class TorchTarget(RuledTarget):
             TargetFailedError: The module raised.
         """
         self._check_ready(images)
+        if images.shape[0] <= self.batch_size:
+            return self._logits(images)
         return torch.cat([self._logits(part) for part in images.split(self.batch_size)])
 
     def differentiable_logits(self, images: Tensor) -> Tensor:
@@ -102,16 +112,17 @@ class TorchTarget(RuledTarget):
                 "the module is in training mode, so that its answers depend on the batch. "
                 "Call `module.eval()`."
             )
-        if self.device.type == "meta":
+
+    def _logits(self, images: Tensor) -> Tensor:
+        device, dtype = self._place
+        if device.type == "meta":
             raise InvalidOptionError(
                 f"{self.rules.name} is on the device meta, so that its weights have no values. "
                 "Load them, and choose the device cpu or cuda."
             )
-
-    def _logits(self, images: Tensor) -> Tensor:
         try:
             # A copy: a module may write to its input.
-            answer = self.module(images.to(self.device, self.dtype, copy=True))
+            answer = self.module(images.to(device, dtype, copy=True))
         except OnewayError:
             raise
         except Exception as error:
