@@ -339,7 +339,8 @@ def print_left(
         count += len(left)
         typer.echo(f"{cells.path}: {len(left)} of {wanted} left{': ' if left else ''}", nl=False)
         typer.echo("; ".join(left))
-    typer.echo(f"{count} cell{'s' * (count != 1)} left. The same command without --left runs them.")
+    advice = ". The same command without --left runs them." if count else "."
+    typer.echo(f"{count} cell{'s' * (count != 1)} left{advice}")
 
 
 def run_seeds(

@@ -29,6 +29,7 @@ from oneway.cli.common import (
 )
 from oneway.cli.completion import preset_names
 from oneway.cli.paths import Writes
+from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,8 @@ def leaderboard(
     from oneway.report.experiments import todays
     from oneway.report.page import frontier_charts, write_charts
 
+    if left and splits is not None:
+        raise InvalidOptionError("--left runs nothing, but --splits does. Leave one of them out.")
     device_used = choose_device(device)
     boards = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
