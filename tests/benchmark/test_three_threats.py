@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from oneway.evaluation.store import read_json_lines
 
@@ -42,6 +43,24 @@ def test_the_board_is_composed_of_the_stored_records(threats):
         assert one.keys() == other.keys()
         different = [name for name in one if differ(one[name], other[name])]
         assert different == [], (one["data"], one["release"])
+
+
+def test_records_are_of_the_releases_that_bear_their_names(threats):
+    options = {spec.name: spec.options for spec in threats.RELEASES}
+    for row in read_json_lines(ROOT / "results" / "bench-threats.jsonl"):
+        assert row["options"] == options.get(row["release"], {}), row["release"]
+
+
+def test_a_release_is_not_put_beside_baselines_of_another_target(threats):
+    known = read_json_lines(ROOT / "results" / "bench-threats.jsonl")[0]
+    for factor, refused in ((1, False), (1 + 1e-9, False), (1.01, True)):
+        value = torch.tensor([factor * known["inversion"]["value"]], dtype=torch.float64)
+        reached = {"inversion": threats.Reached("clean scores", value)}
+        if refused:
+            with pytest.raises(SystemExit, match="another --out"):
+                threats.check_target(known, reached)
+        else:
+            threats.check_target(known, reached)
 
 
 def test_a_release_without_all_seeds_stands_beside_the_same_seeds_of_its_baselines(threats):
