@@ -67,7 +67,8 @@ def test_what_is_left_is_said_by_seed_and_nothing_is_run(board, oneway, tmp_path
     folder, arguments, _ = board
     monkeypatch.setattr("oneway.benchmark.load_data", lambda *_: pytest.fail("it began to run"))
     assert "0 cells left.\n" in oneway(*arguments, "--left").stdout
-    refused(oneway(*arguments, "--left", "--splits", tmp_path), "--left", "--splits")
+    for option in ("--left", "--json"):
+        refused(oneway(*arguments, option, "--splits", tmp_path), option, "--splits")
     assert not any(json.loads(oneway(*arguments, "--left", "--json").stdout).values())
     first, second = (f"board-small-seed{seed}.jsonl" for seed in (0, 1))
     records = read_records(folder / "out" / first)

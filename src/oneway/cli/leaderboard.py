@@ -112,8 +112,8 @@ def leaderboard(
     from oneway.report.experiments import todays
     from oneway.report.page import frontier_charts, write_charts
 
-    if left and splits is not None:
-        raise InvalidOptionError("--left runs nothing, but --splits does. Leave one of them out.")
+    if splits is not None and (left or as_json):
+        raise InvalidOptionError("--splits judges nothing. Leave out --left and --json.")
     device_used = choose_device(device)
     boards = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
