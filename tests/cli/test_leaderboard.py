@@ -66,7 +66,9 @@ def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
 def test_what_is_left_is_said_by_seed_and_nothing_is_run(board, oneway, tmp_path, monkeypatch):
     folder, arguments, _ = board
     monkeypatch.setattr("oneway.benchmark.load_data", lambda *_: pytest.fail("it began to run"))
-    assert "0 cells left" in oneway(*arguments, "--left").stdout
+    assert "0 cells left.\n" in oneway(*arguments, "--left").stdout
+    for option in ("--left", "--json"):
+        refused(oneway(*arguments, option, "--splits", tmp_path), option, "--splits")
     assert not any(json.loads(oneway(*arguments, "--left", "--json").stdout).values())
     first, second = (f"board-small-seed{seed}.jsonl" for seed in (0, 1))
     records = read_records(folder / "out" / first)
@@ -75,7 +77,7 @@ def test_what_is_left_is_said_by_seed_and_nothing_is_run(board, oneway, tmp_path
     shown = oneway(*arguments, "--out", tmp_path, "--left").stdout
     assert f"{first}: 2 of 3 left: noise; rounding, 1 decimal" in shown
     assert f"{second}: 3 of 3 left: none; noise; rounding, 1 decimal" in shown
-    assert "5 cells left" in shown
+    assert "5 cells left. The same command without --left runs them." in shown
     wanted = oneway(*arguments, "--out", tmp_path, "--left", "--release", "none").stdout
     assert f"{first}: 0 of 1 left\n" in wanted
     assert "1 cell left" in wanted

@@ -13,7 +13,7 @@ from auditing.audits import CLASSES, TINY, blobs, quickly
 from oneway.auditing import AuditRecord, AuditSettings, ModelAudit, StealingSettings
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
 from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, StealingAudit
-from oneway.errors import InvalidOptionError, OverlappingSplitsError
+from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
 from oneway.evaluation import Store
 from oneway.evaluation.membership import ALWAYS
 from oneway.interface import AuditSource, ThreatSettings, run_audit
@@ -167,6 +167,9 @@ def test_threats_may_be_one_text_with_commas(audit):
     assert parse_threats(THREATS) == THREATS
     with pytest.raises(InvalidOptionError, match="--members must be given"):
         audit(threats="membership", members=None, stealing=None)
+    for wrong in ("", "inversion,", [None], ["membershp"]):
+        with pytest.raises(UnknownNameError, match="unknown threat"):
+            audit(threats=wrong)
 
 
 def test_a_cluster_is_for_inversion_alone(audit_source):

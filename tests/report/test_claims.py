@@ -117,6 +117,7 @@ def test_claims_may_rest_on_means_in_a_file_of_json_lines(kept):
     mean = {"data": "people", "seeds": 3, "error": 0.5, "error_half_width": 0.05}
     rows = [
         {"data": "people", "release": "near", "error": 9.0},  # of one seed
+        {**mean, "guard": "near"},  # of no release
         {**mean, "release": "near"},
         {**mean, "release": "other", "error": 0.7},
         {**mean, "release": "near", "data": "digits", "error": 8.0},

@@ -349,8 +349,8 @@ def print_left(
     if as_json:
         print_json(all_left)
     else:
-        plural = "" if count == 1 else "s"
-        typer.echo(f"{count} cell{plural} left. The same command without --left runs them.")
+        advice = ". The same command without --left runs them." if count else "."
+        typer.echo(f"{count} cell{'s' * (count != 1)} left{advice}")
 
 
 def run_seeds(

@@ -31,6 +31,7 @@ from oneway.cli.common import (
 )
 from oneway.cli.completion import preset_names
 from oneway.cli.paths import Writes
+from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +112,8 @@ def leaderboard(
     from oneway.report.experiments import todays
     from oneway.report.page import frontier_charts, write_charts
 
+    if splits is not None and (left or as_json):
+        raise InvalidOptionError("--splits judges nothing. Leave out --left and --json.")
     device_used = choose_device(device)
     boards = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)

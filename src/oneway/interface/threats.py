@@ -37,7 +37,7 @@ def parse_threats(threats: str | Sequence[str]) -> tuple[str, ...]:
         threats: Names; a text has commas between them.
     """
     names = threats.split(",") if isinstance(threats, str) else threats
-    return tuple(dict.fromkeys(name.strip() for name in names))
+    return tuple(dict.fromkeys(str(name).strip() for name in names))
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _summaries(
 ) -> Sequence[Summary | Averages]:
     """Return all releases of an experiment, or of the records of a file whose data are ``preset``.
 
-    Only records of means over seeds count, which have half widths.
+    Only records of a release's means over seeds count, which have half widths.
     """
     if not experiment.endswith(".jsonl"):
         return measurements.experiments.get((experiment, preset), ())
@@ -144,7 +144,7 @@ def _summaries(
             },
         )
         for row in read_json_lines(measurements.folder / experiment)
-        if row.get("data") == preset and "seeds" in row
+        if row.get("data") == preset and {"release", "seeds"} <= row.keys()
     ]
 
 

@@ -249,7 +249,7 @@ THREAT_COLUMNS = {
     "target": Column(itemgetter("data")),
     "L1": Column(itemgetter("l1"), ".3f"),
     "G, inversion": Column(itemgetter("G_inversion")),
-    "G, membership": Column(itemgetter("G_membership")),
+    "G, membership (AUC)": Column(itemgetter("G_membership")),
     "G, stealing": Column(itemgetter("G_stealing")),
     "seeds": Column(itemgetter("seeds")),
 }
@@ -266,8 +266,9 @@ def _defense(measurements: Measurements, words: list[str], _: list[str]) -> str:
     if on_board:
         table = Listing("Against three threats", THREAT_COLUMNS, on_board)
         parts.append(
-            "[Against three threats](../threats.md), on targets of their own:\n\n"
-            + table.markdown()
+            "[Against three threats](../threats.md), on small networks of their own: two attackers "
+            "for inversion, 4 reference models for membership, thieves with 200 queries; 95 % "
+            f"intervals.\n\n{table.markdown()}"
         )
     return "\n".join(parts) or "Not measured in the stored records.\n"
 

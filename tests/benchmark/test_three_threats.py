@@ -1,0 +1,83 @@
+"""The board of releases against three threats, and its picture, are of the stored records."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from oneway.evaluation.store import read_json_lines
+
+ROOT = Path(__file__).parents[2]
+STORED = ROOT / "results" / "bench-threats-board.jsonl"
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+@pytest.fixture(scope="module")
+def threats():
+    pytest.importorskip("sklearn")
+    spec = importlib.util.spec_from_file_location("threats", ROOT / "benchmarks" / "threats.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "threats", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+def differ(one, other):
+    """Whether cells have other words, or numbers that no other rounding explains."""
+    if not isinstance(one, str):
+        return one != (other and pytest.approx(other, rel=1e-4, abs=1e-6))
+    numbers = [[float(each) for each in NUMBER.findall(cell)] for cell in (one, other)]
+    words = {NUMBER.sub("#", cell) for cell in (one, other)}
+    return len(words) > 1 or numbers[0] != pytest.approx(numbers[1], abs=0.011)
+
+
+def test_the_board_is_composed_of_the_stored_records(threats):
+    records = read_json_lines(ROOT / "results" / "bench-threats.jsonl")
+    made, stored = list(threats.board(records)), read_json_lines(STORED)
+    assert len(made) == len(stored) > 80
+    for one, other in zip(made, stored, strict=True):
+        assert one.keys() == other.keys()
+        different = [name for name in one if differ(one[name], other[name])]
+        assert different == [], (one["data"], one["release"])
+
+
+def test_records_are_of_the_releases_that_bear_their_names(threats):
+    options = {spec.name: spec.options for spec in threats.RELEASES}
+    for row in read_json_lines(ROOT / "results" / "bench-threats.jsonl"):
+        assert row["options"] == options.get(row["release"], {}), row["release"]
+
+
+def test_a_release_is_not_put_beside_baselines_of_another_target(threats):
+    known = read_json_lines(ROOT / "results" / "bench-threats.jsonl")[0]
+    for factor, refused in ((1, False), (1 + 1e-9, False), (1.01, True)):
+        value = torch.tensor([factor * known["inversion"]["value"]], dtype=torch.float64)
+        reached = {"inversion": threats.Reached("clean scores", value)}
+        if refused:
+            with pytest.raises(SystemExit, match="another --out"):
+                threats.check_target(known, reached)
+        else:
+            threats.check_target(known, reached)
+
+
+def test_a_release_without_all_seeds_stands_beside_the_same_seeds_of_its_baselines(threats):
+    records = read_json_lines(ROOT / "results" / "bench-threats.jsonl")
+    case = [row for row in records if (row["data"], row["fit"]) == ("digits", "overfitted")]
+    rare = [row for row in case if row["release"] != "top 1" or row["seed"] == 0]
+    [row] = [row for row in threats.board(rare) if row["release"] == "top 1"]
+    alone = [row for row in case if row["seed"] == 0]
+    assert row == next(row for row in threats.board(alone) if row["release"] == "top 1")
+    assert row["seeds"] == 1
+
+
+def test_the_picture_is_of_the_board(threats, tmp_path):
+    threats.draw(tmp_path / "threats.svg", read_json_lines(STORED))
+    drawn, shown = (
+        re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text(encoding="utf-8"))
+        for path in (tmp_path / "threats.svg", ROOT / "docs" / "images" / "threats.svg")
+    )
+    assert drawn == shown
+    assert "MemGuard" in drawn
