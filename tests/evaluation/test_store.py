@@ -129,7 +129,7 @@ def test_codebooks_of_another_format_are_fitted_anew():
     whole = ("assignment", "classes", "groups", "labels", "members", "shared")
     wanted |= dict.fromkeys(whole, "torch.int64")
     assert (tensors, DIGITS, FORMAT) == (wanted, 12, 2)
-    assert RECIPES == {"codebook": 2, "decoy-codebook": 2}
+    assert RECIPES == {"codebook": 3, "decoy-codebook": 3}
 
 
 def test_a_fingerprint_is_of_type_shape_and_every_byte():

@@ -172,9 +172,9 @@ def test_in_one_cell_every_other_row_asks_and_few_rows_find_nobody_in_many():
 
 
 @settings(max_examples=15)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.floats(0.5, 0.999))
-def test_the_bound_is_the_reference_s(seed, count, level):
-    cells = torch.randint(2, (count,), generator=seeded(seed))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 2), st.integers(2, 40), st.floats(0.5, 0.999))
+def test_the_bound_is_the_reference_s(seed, kinds, count, level):
+    cells = torch.randint(kinds, (count,), generator=seeded(seed))
     queries = torch.rand(count, 2, generator=seeded(seed)).double() ** 2
     order, number = canonical_order(cells, query_keys(queries))
     generator, orders = seeded(number), []
@@ -293,7 +293,7 @@ def test_one_row_of_each_group_is_drawn_and_all_rows_and_places_alike():
 # Parts of the traffic.
 
 
-def test_the_worst_part_is_certified_and_parts_with_few_queries_are_counted():
+def test_the_worst_part_is_certified_and_parts_with_few_queries_are_counted(monkeypatch):
     cells, queries = population(4, 800)
     # Queries of part 1 are nearly alike; part 2 has 19 queries.
     parts = torch.arange(800) // 4 % 2
@@ -306,6 +306,8 @@ def test_the_worst_part_is_certified_and_parts_with_few_queries_are_counted():
         own = parts == int(part)
         assert error == certified_error(cells[own], queries[own], 0.975)
     assert found.errors["1"].high < 0.3 * found.errors["0"].lower_bound
+    monkeypatch.setattr(betting, "NUMBERS_AT_ONCE", 1)  # one part after the other
+    assert certify_parts(parts, cells, queries, 0.95) == found
     # Of groups, as many are needed.
     by_group = certify_parts(parts, cells, queries, 0.95, torch.arange(800) // 50)
     assert by_group.errors == {}

@@ -28,7 +28,14 @@ from oneway.defenses.codebook import (
     certify,
     fit_codebook,
 )
-from oneway.defenses.codebook.measures import CellMoments, bits_beyond_label, error_shares
+from oneway.defenses.codebook.certificate import certify_cells
+from oneway.defenses.codebook.measures import (
+    CellMoments,
+    bits_beyond_label,
+    distances,
+    error_shares,
+)
+from oneway.defenses.codebook.parts import certify_parts
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from reference import codebook as slow
 from rows import random_rows
@@ -388,3 +395,18 @@ def test_assumptions_are_said_in_words():
     assert all(one.endswith(".") for one in ASSUMPTIONS)
     assert [field.name for field in dataclasses.fields(Certificate)][:2] == ["table", "queries"]
     assert len(list(itertools.chain(*ASSUMPTIONS))) > 200
+
+
+def test_labels_of_a_release_that_mixes_them_are_certified_by_themselves():
+    logits, images = scored(4, 300)
+    labels, flat = logits.argmax(-1), images.flatten(1)
+    moved = distances(logits.softmax(-1), logits)
+    found = [
+        certify_cells(cells, moved, logits, images, held_out=NOT_CHECKED)
+        for cells in (labels // 2, labels)
+    ]
+    assert found[0].error_by_label == certify_parts(labels, labels // 2, flat, 0.95).errors
+    # What is guessed from the label does not depend on the cells.
+    guessed = [each.yardsticks.label.error for each in found]
+    assert guessed[0] == pytest.approx(guessed[1])
+    assert found[1].error.estimate == pytest.approx(guessed[1])

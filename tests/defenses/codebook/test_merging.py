@@ -12,6 +12,7 @@ from oneway.defenses.codebook import (
     FitSettings,
     cut_calibration,
     fit_codebook,
+    label_rows,
     merge_calibration,
     sorted_rows,
 )
@@ -129,6 +130,7 @@ def test_parts_and_the_order_of_a_sweep_leave_no_trace_in_a_table(center):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "AXES_AT_ONCE", 1)
         patch.setattr(sorted_rows, "NUMBERS_AT_ONCE", 30)
+        patch.setattr(label_rows, "NUMBERS_SIDE_BY_SIDE", 600)
         for order in (weights, weights[::-1]):
             for first, second in zip(wanted, tables(order), strict=True):
                 assert all(torch.equal(first[name], second[name]) for name in first)

@@ -39,7 +39,7 @@ from oneway.defenses.codebook.shared import (
     runs_of,
     share_rows,
 )
-from oneway.defenses.codebook.table import MAX_OFFSET, Codebook
+from oneway.defenses.codebook.table import Codebook, rounded_offsets
 from oneway.defenses.codebook.traffic import check_groups
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -49,9 +49,6 @@ RATE_WEIGHTS = (math.inf, *(10 ** (-power / 4) for power in range(17)), 0.0)
 
 BOXES_PER_LEVEL = 8
 """Boxes that are cut for each level that labels share, before they are merged."""
-
-OFFSET_DECIMALS = 3
-"""Decimal digits of offsets, in nats."""
 
 
 @dataclass(frozen=True)
@@ -370,8 +367,7 @@ def _fill(
         book.groups[span] = torch.tensor(groups)
     # A cell that stays as it was may have no new rows.
     offsets, values = rows.vectors_of(cells)
-    offsets = offsets.round(decimals=OFFSET_DECIMALS)
-    book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
+    book.offsets[span] = rounded_offsets(offsets)
     # Cut off, not rounded: what is left goes to the label, which stays on top.
     others = torch.from_numpy(short(values[:, 1:].numpy(), np.floor))
     values = torch.cat([1 - others.sum(-1, keepdim=True), others], -1)

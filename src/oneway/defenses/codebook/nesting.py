@@ -39,10 +39,6 @@ class Nesting:
     kept: frozenset[int]
     cells: list[frozenset[int]]
 
-    def may_join(self, first: frozenset[int], second: frozenset[int]) -> bool:
-        """Return whether two cells lie in the same older cell."""
-        return self.parents[min(first)] == self.parents[min(second)]
-
     def keep(self, book: Codebook, span: slice, cells: list[frozenset[int]]) -> None:
         """Copy what the older table has of the kept ones among the cells at ``span``."""
         for number, boxes in enumerate(cells):

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from oneway.checks import in_parts
-from oneway.defenses.codebook.boxes import Matrix, Vector
+from oneway.defenses.codebook.boxes import Matrix, Vector, short
 from oneway.defenses.codebook.merging import Cell
 from oneway.defenses.codebook.nesting import Nesting
 from oneway.defenses.codebook.sorted_rows import Indices
-from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.table import Codebook, rounded_offsets
 
 TOPS = 33
 """Quantiles of the top score at which distances are computed; a level's own lies among them."""
@@ -307,13 +307,15 @@ def fill_shared(
     copies = torch.full((1, explicit + (not dense)), 1.0, dtype=torch.float64)
     copies[:, explicit:] = book.sizes.num_classes - explicit
     for number, (top, offset, behind) in enumerate(levels):
-        rest = _rest(entries, top)
+        # Cut off, as values of other labels are: all digits would name who was fitted.
+        rest = torch.from_numpy(short(_rest(entries, top).numpy(), np.floor))
         rest[:, 0] = 1 - (rest * copies).sum(-1) + rest[:, 0]
         own = start + number + len(levels) * _count(len(shared.labels))
         book.values[own] = leading(rest)
         book.offsets[own], book.shared[own] = offset, behind
         book.labels[own] = shared.labels
     everywhere = slice(start, start + len(counts))
+    book.offsets[everywhere] = rounded_offsets(book.offsets[everywhere])
     # The only vector of a label says nothing of the queries behind it.
     book.members[everywhere] = counts if len(cells) > 1 else 0
     if shared.groups is not None and len(cells) > 1:

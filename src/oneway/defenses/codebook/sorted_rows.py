@@ -29,6 +29,8 @@ class SortedRows:
     offset that rises from cell to cell, so that each axis rises throughout, and one search answers
     for many cells. Before them is a number below all of theirs, whose sum is 0. A union is written
     behind all others. What it was made of stays until space is short.
+
+    An offset costs a number its last digits: what differs by less than about 1e-12 counts as equal.
     """
 
     def __init__(self, cells: dict[int, Matrix], slots: int, center: str) -> None:

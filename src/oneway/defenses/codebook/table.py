@@ -16,6 +16,9 @@ from oneway.files import digest_tensors
 MAX_OFFSET = 1e6
 """Largest offset, in nats: a softmax ignores it, and float32 has no digits left beside it."""
 
+OFFSET_DECIMALS = 3
+"""Decimal digits of offsets, in nats."""
+
 NUMBERS_AT_ONCE = 2**21
 """Numbers that a search among boxes compares at once, at most, except for a single row's."""
 
@@ -281,6 +284,11 @@ def first_box(rows: Tensor, edges: Tensor) -> Tensor:
     within = (rows.unsqueeze(-2) <= edges).all(-1)
     # The first of several maxima; a byte per box, since truth values have no maximum.
     return within.view(torch.uint8).argmax(-1)
+
+
+def rounded_offsets(offsets: Tensor) -> Tensor:
+    """Return ``(C)`` float64 offsets, in nats, as a table holds them."""
+    return offsets.round(decimals=OFFSET_DECIMALS).clamp(-MAX_OFFSET, MAX_OFFSET)
 
 
 def width_of(num_classes: int, explicit_classes: int) -> int:
