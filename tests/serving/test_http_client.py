@@ -16,7 +16,7 @@ from oneway.serving.connections import MOST_HEADER_BYTES
 from oneway.serving.http_client import HttpClient
 from oneway.serving.http_errors import RefusedError
 
-SOON = 20
+SOON = 10
 """Seconds within which all is answered; a fault would wait for ever."""
 
 MOST = 1000
