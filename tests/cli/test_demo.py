@@ -69,17 +69,19 @@ def test_demo_prints_the_table_and_writes_records_table_and_figure(
     assert again.read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
 
     # Again: every network comes from the cache, and every figure but the clock's is the same.
-    # Without images, none are left.
+    # Without images, none are left. With --json, records are all that is printed.
     before = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*.safetensors"))
-    result = oneway("demo", *options, "--no-images")
+    result = oneway("demo", *options, "--no-images", "--json")
     assert result.exit_code == 0, result.output
     after = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*.safetensors"))
     assert after == before
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
     again = [json.loads(line) for line in lines]
+    assert json.loads(result.stdout) == again
     for one, other in zip(records, again, strict=True):
         assert timeless(one) == timeless(other)
-    assert "reconstructions.png" not in result.stdout
+    assert "table.md" in result.stderr
+    assert "reconstructions.png" not in result.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"records.jsonl", "table.md", "report.html"}
     assert "<img" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 """`oneway leaderboard` as a user runs it, on a small file whose presets are data sets."""
 
+import itertools
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -56,12 +58,16 @@ def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
     again = oneway(*arguments)
     assert again.exit_code == 0
     assert again.stdout == first.stdout
+    told = json.loads(oneway(*arguments, "--json").stdout)
+    names = ("none", "noise", "rounding, 1 decimal")
+    assert [(one["seed"], one["release"]) for one in told] == list(itertools.product((0, 1), names))
 
 
 def test_what_is_left_is_said_by_seed_and_nothing_is_run(board, oneway, tmp_path, monkeypatch):
     folder, arguments, _ = board
     monkeypatch.setattr("oneway.benchmark.load_data", lambda *_: pytest.fail("it began to run"))
     assert "0 cells left" in oneway(*arguments, "--left").stdout
+    assert not any(json.loads(oneway(*arguments, "--left", "--json").stdout).values())
     first, second = (f"board-small-seed{seed}.jsonl" for seed in (0, 1))
     records = read_records(folder / "out" / first)
     numerics = dict.fromkeys(records[1].numerics, 0)

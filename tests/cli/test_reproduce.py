@@ -112,6 +112,8 @@ def test_a_rerun_comes_from_the_cache_and_prints_the_same(oneway, tiny):
     again = oneway(*tiny.arguments)
     assert again.exit_code == 0
     assert again.stdout == tiny.first.stdout
+    told = json.loads(oneway(*tiny.arguments, "--json").stdout)
+    assert told == [record.to_json() for record in records_in(tiny.folder / "out")]
     after = [path for path in sorted(tiny.folder.rglob("*")) if path.is_file()]
     assert [(path, state(path)) for path in after] == before
 

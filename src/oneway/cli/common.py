@@ -322,7 +322,11 @@ def chosen_releases(spec: "ExperimentSpec", names: Sequence[str] | None) -> set[
 
 
 def print_left(
-    runs: "Sequence[tuple[ExperimentSpec, set[str] | None]]", out: Path, cache: Path
+    runs: "Sequence[tuple[ExperimentSpec, set[str] | None]]",
+    out: Path,
+    cache: Path,
+    *,
+    as_json: bool,
 ) -> None:
     """Print which releases of which seeds have no record of today's attackers.
 
@@ -330,16 +334,23 @@ def print_left(
         runs: Experiments with their seeds, each with the releases that are wanted; None: all.
         out: Folder of records.
         cache: Folder for trained networks.
+        as_json: Whether to print the names by file as JSON, and nothing else.
     """
-    count = 0
+    all_left = {}
     for spec, only in runs:
         cells = cells_of(spec, out, cache)
         wanted = len(spec.releases) if only is None else len(only)
-        left = cells.left(only)
-        count += len(left)
+        all_left[str(cells.path)] = left = cells.left(only)
+        if as_json:
+            continue
         typer.echo(f"{cells.path}: {len(left)} of {wanted} left{': ' if left else ''}", nl=False)
         typer.echo("; ".join(left))
-    typer.echo(f"{count} cell{'s' * (count != 1)} left. The same command without --left runs them.")
+    count = sum(map(len, all_left.values()))
+    if as_json:
+        print_json(all_left)
+    else:
+        plural = "" if count == 1 else "s"
+        typer.echo(f"{count} cell{plural} left. The same command without --left runs them.")
 
 
 def run_seeds(

@@ -8,12 +8,14 @@ import typer
 
 from oneway.cli.common import (
     CACHE,
+    AsJson,
     Cache,
     Device,
     NoImages,
     choose_device,
     command,
     page_of_records,
+    print_json,
     print_table,
     progress,
 )
@@ -39,6 +41,7 @@ def demo(
     cache: Cache = CACHE,
     device: Device = "auto",
     no_images: NoImages = False,
+    as_json: AsJson = False,
 ) -> None:
     """Invert a classifier's scores, defend them, and show what still leaks.
 
@@ -85,9 +88,12 @@ def demo(
     text = "\n".join((table.markdown(), bullets, costs_table(summaries).markdown()))
     with atomic_file(folder / "table.md") as path:
         path.write_text(text, encoding="utf-8")
-    print_table(table, lines)
+    if as_json:
+        print_json([record.to_json() for record in records])
+    else:
+        print_table(table, lines)
     pictures = "" if no_images else " and reconstructions.png"
-    typer.echo(f"Wrote {folder}/report.html, records.jsonl, table.md{pictures}")
+    typer.echo(f"Wrote {folder}/report.html, records.jsonl, table.md{pictures}", err=as_json)
     raise typer.Exit(1 if any(record.label_changes for record in records) else 0)
 
 

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oneway.cli.common import (
     CACHE,
+    AsJson,
     Cache,
     DataRoot,
     Device,
@@ -22,6 +23,7 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_json,
     print_left,
     print_table,
     progress,
@@ -78,6 +80,7 @@ def leaderboard(
     device: Device = "auto",
     executor: Executor = "local",
     no_images: NoImages = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run many defenses under the same attackers, and draw the frontier between them.
 
@@ -123,16 +126,19 @@ def leaderboard(
         seeded = [entered(board, named, entry.parent) for board in seeded]
     runs = [(experiment, chosen_releases(experiment, release)) for experiment in seeded]
     if left:
-        print_left(runs, out, cache)
+        print_left(runs, out, cache, as_json=as_json)
         return
     done = run_seeds(runs, data_root, out, cache, device_used, executor=executor)
+    told: list[dict[str, Any]] = []
     for board, experiment in zip(boards, seeded[:: len(seeds)], strict=True):
         records = [record for _ in seeds for record in next(done)]
         if entry is not None:
             records = _beside(records, board, out, seeds)
         summaries = summarise(records)
         table = summary_table(summaries, f"{experiment.name} {experiment.preset}")
-        print_table(table, [*report_lines(summaries), *frontier_lines(todays(summaries))])
+        told += [record.to_json() for record in records]
+        if not as_json:
+            print_table(table, [*report_lines(summaries), *frontier_lines(todays(summaries))])
         page = out / f"{experiment.name}-{experiment.preset}.html"
         page_of_records(records, page, cache, no_images=no_images)
         picture, charts = page.with_suffix(".svg"), frontier_charts(summaries)
@@ -140,7 +146,9 @@ def leaderboard(
         if charts:
             write_charts(picture, table.title, charts)
         drawn = f" and {picture.name}" if charts else ""
-        typer.echo(f"Wrote {page}{drawn}")
+        typer.echo(f"Wrote {page}{drawn}", err=as_json)
+    if as_json:
+        print_json(told)
 
 
 def _beside(

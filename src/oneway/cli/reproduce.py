@@ -9,6 +9,7 @@ import typer
 
 from oneway.cli.common import (
     CACHE,
+    AsJson,
     Cache,
     DataRoot,
     Device,
@@ -21,6 +22,7 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_json,
     print_left,
     print_table,
     run_seed,
@@ -64,6 +66,7 @@ def reproduce(
     device: Device = "auto",
     executor: Executor = "local",
     no_images: NoImages = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a table or a figure of the paper, and show theirs beside ours.
 
@@ -102,11 +105,12 @@ def reproduce(
     if figure is None:
         runs = [(seeded, wanted) for seeded in specs]
         if left:
-            print_left(runs, out, cache)
+            print_left(runs, out, cache, as_json=as_json)
             return
         for done in run_seeds(runs, data_root, out, cache, device_used, executor=executor):
             records += done
-        _print_tables(spec, records)
+        if not as_json:
+            _print_tables(spec, records)
     else:
         shown = {row.release for row in rows}
         for seeded in specs:
@@ -116,10 +120,12 @@ def reproduce(
             last = f"seed{seeded.seed}" if len(seeds) > 1 else ""
             path = out / _join(what, data, spec.preset, last)
             for written in _draw(rows, cells, done, path, title):
-                typer.echo(f"Wrote {written}")
+                typer.echo(f"Wrote {written}", err=as_json)
     name = _join(*((what, data) if figure else (spec.name,)), spec.preset)
     page_of_records(records, out / f"{name}.html", cache, no_images=no_images)
-    typer.echo(f"Wrote {out / name}.html")
+    typer.echo(f"Wrote {out / name}.html", err=as_json)
+    if as_json:
+        print_json([record.to_json() for record in records])
     broken = any(record.label_changes and record.keeps_label for record in records)
     raise typer.Exit(1 if broken else 0)
 
