@@ -29,9 +29,9 @@ PATH = "/v2/models/digits"
 CPU = torch.device("cpu")
 
 
-def eventually(condition: Callable[[], Any]) -> None:
+def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
     """Return once a condition holds."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "the condition never held"
         time.sleep(0.005)

@@ -142,6 +142,21 @@ def test_refused_requests_are_not_counted_as_under_way():
     assert counts == [0, 0]
 
 
+def test_no_version_of_http_but_1_0_needs_no_host():
+    admitted = admission.Admission(b"x" * 16, ServerMetrics({}), most_bytes=1, most_requests=1)
+    layer = middleware.AccessMiddleware(None, admission=admitted, hosts=None)
+    scope = {"type": "http", "path": "/v2", "raw_path": b"/v2", "query_string": b""}
+    statuses = []
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    for version in ("1.0", "1.1", "2.0"):
+        asked = {**scope, "http_version": version, "headers": [], "method": "GET"}
+        asyncio.run(layer(asked, None, send))
+    assert statuses[::2] == [401, 400, 400]
+
+
 @pytest.mark.hostile("bodies larger than any valid queries", 1, "413")
 def test_a_request_is_no_larger_than_its_queries_can_be():
     with serving() as server:  # 64 queries of 16 numbers, whatever max_request_bytes allows

@@ -143,6 +143,13 @@ def test_the_only_version_of_a_server_is_kept_and_no_other_one_is_guarded():
         assert server.infer(QUERIES).status_code == 502
 
 
+def test_a_model_whose_name_has_a_blank_is_asked_by_the_same_path():
+    path = "/v2/models/my%20digits"
+    with proxied(OpenInferenceServer(path=path), path=path) as (server, _):
+        answer = server.client.post(f"{path}/infer", json=request_of(QUERIES))
+        assert (answer.status_code, answer.json()["model_name"]) == (200, "my digits")
+
+
 @pytest.mark.hostile("requests for outputs of the guarded server that are not passed", 1, "400")
 def test_a_client_may_ask_for_a_part_but_for_nothing_that_is_not_listed(pair):
     server, endpoint = pair

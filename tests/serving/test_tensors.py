@@ -10,6 +10,7 @@ from oneway.defenses.identity import Identity
 from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.releases import release
 from oneway.serving import GuardedTensors, ServingSettings, TensorBatch, serving_app
+from oneway.serving.http_errors import RefusedError
 from oneway.targets import open_target
 from oneway.targets.opening import open_served
 from optional import later
@@ -119,6 +120,24 @@ def test_queries_of_different_lengths_are_answered_in_one_batch_as_they_are_alon
         (alone,) = model.answer([batch])
         assert np.array_equal(alone, answer)
         assert np.allclose(answer, oracle(batch), atol=1e-6)
+
+
+def test_answers_are_counted_once_though_another_length_of_their_batch_fails(tokens, monkeypatch):
+    model, counted = guarded(tokens), []
+    good, bad, ask = drawn(2, 3), drawn(1, 7), model._clean_logits
+
+    def fail_for_seven(queries):
+        if queries.sizes[0] == (7,):
+            raise MemoryError
+        return ask(queries)
+
+    monkeypatch.setattr(model, "_clean_logits", fail_for_seven)
+    model.count = counted.append
+    with pytest.raises(RefusedError):
+        model.answer([good, bad])
+    assert counted == []
+    model.answer([good])
+    assert [len(rows) for rows in counted] == [2]
 
 
 def test_requests_that_are_not_the_model_s_are_refused_without_their_values(tokens):

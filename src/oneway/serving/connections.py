@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from oneway.serving.settings import ServingSettings
 
 MOST_HEADER_BYTES = 64 * 2**10
-"""Most bytes of a request's path and headers together."""
+"""Most bytes of a request's path and headers together, or of what follows the last chunk."""
 
 MOST_PIPELINED = 64
 """Most requests that wait for the answer to one before them on the same connection."""
@@ -62,8 +62,7 @@ class _Connection(HttpToolsProtocol):
     taking: asyncio.TimerHandle | None = None
     asking: "asyncio.Task[Any] | None" = None
     gone = False
-    in_headers = True
-    arrived = 0  # bytes of headers that are not complete
+    arrived = 0  # bytes since headers were complete, a piece of a body came, or a request ended
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.together = _WritesTogether(transport, self.loop)
@@ -77,7 +76,7 @@ class _Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self.arrived += len(data)
         super().data_received(data)
-        if self.in_headers and self.arrived > MOST_HEADER_BYTES:
+        if self.arrived > MOST_HEADER_BYTES:
             self.cut()
         elif self.is_answering and not self.transport.is_closing():
             self.go_on()
@@ -89,17 +88,26 @@ class _Connection(HttpToolsProtocol):
         self.scope["state"][CONNECTION] = self
 
     def on_headers_complete(self) -> None:
-        self.in_headers = False
+        self.arrived = 0
         if len(self.pipeline) >= MOST_PIPELINED:
             self.cut()
         # Whoever guards a path by its text, as a gateway does, must see the text that is served.
         if self.transport.is_closing() or self.url[:1] != b"/" or b"#" in self.url:
             raise ValueError("the parser makes it a malformed request")
         super().on_headers_complete()
+        # What follows the last chunk is no header: a gateway may have let it through unseen.
+        self.headers = []
+        # The parser drops what came behind the one; to the other a client may send no body.
+        if self.parser.should_upgrade() or self.expect_100_continue:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self.arrived = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self.in_headers, self.arrived = True, 0
+        self.arrived = 0
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -271,6 +271,14 @@ class GuardedHere(Guarded[Q]):
         """Return queries for the self test."""
 
     def _answer(self, requests: Sequence[Q]) -> list[Released]:
+        released, clean = self._answered(requests)
+        # After the last release: where one fails, all requests are tried again.
+        if self.count is not None:
+            self.count(clean)
+        return released
+
+    def _answered(self, requests: Sequence[Q]) -> tuple[list[Released], Tensor]:
+        """Return one release for each request, and the clean scores of all."""
         counts = [len(queries) for queries in requests]
         queries = self._join(requests)
         clean, images = self._asked(queries), self._images(queries)
@@ -284,9 +292,7 @@ class GuardedHere(Guarded[Q]):
                 f"a release must have {self.classes} classes, as in the self test, but has "
                 f"{released.shape[1]}; nothing is released."
             )
-        if self.count is not None:
-            self.count(clean)
-        return _parts(released, counts)
+        return _parts(released, counts), clean
 
     def _filled(self, count: int) -> Sequence[int]:
         """Return the places of a batch filled up to a multiple by its last query."""

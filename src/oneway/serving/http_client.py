@@ -80,11 +80,12 @@ class _Connection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
         self.transport: Any = None
         self.answer: asyncio.Future[Answer] | None = None
-        self.is_usable, self.idle_since = True, 0.0
+        self.is_usable, self.is_silent, self.idle_since = True, True, 0.0
+        self._begin()
 
     def ask(self, request: bytes, *, status_only: bool) -> asyncio.Future[Answer]:
         """Send a request; return what will be its answer."""
-        self.is_usable, self.status_only = False, status_only
+        self.is_usable, self.is_silent, self.status_only = False, True, status_only
         self._begin()
         self.answer = self.loop.create_future()
         self.transport.write(request)
@@ -97,7 +98,7 @@ class _Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self.got = Answer(0, False, bytearray())
-        self.in_headers, self.has_end, self.header_bytes = True, False, 0
+        self.has_end, self.arrived = False, 0
 
     def _finish(self) -> None:
         if self.answer is not None and not self.answer.done():
@@ -113,7 +114,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_usable = False
-        if exc is None and not (self.in_headers or self.has_end):  # the end is that of the body
+        if exc is None and self.got.status >= 200 and not self.has_end:  # that ends the body
             self._finish()
         self._fail(upstream_failed("upstream_connection"))
 
@@ -121,12 +122,13 @@ class _Connection(asyncio.Protocol):
         if self.answer is None or self.answer.done():  # nobody asked
             self.abort()
             return
-        self.header_bytes += len(data)
+        self.is_silent = False
+        self.arrived += len(data)  # since headers were complete, or a piece of the body came
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(upstream_failed("upstream_connection"))
-        if self.in_headers and self.header_bytes > MOST_HEADER_BYTES:
+        if self.arrived > MOST_HEADER_BYTES:
             self._fail(upstream_failed("upstream_connection"))
 
     def on_message_begin(self) -> None:
@@ -141,13 +143,14 @@ class _Connection(asyncio.Protocol):
             self.got.is_packed = True
 
     def on_headers_complete(self) -> None:
-        self.in_headers = False
+        self.arrived = 0
         self.got.status = self.parser.get_status_code()
         is_final = self.got.status >= 200
         if is_final and (self.status_only or self.got.status >= 300):
             self._finish()  # the body is not read
 
     def on_body(self, body: bytes) -> None:
+        self.arrived = 0
         self.got.body += body
         if len(self.got.body) > self.most_bytes:
             self._fail(upstream_failed("upstream_too_large"))
@@ -211,25 +214,31 @@ class HttpClient:
         head = f"{method} {place.target} HTTP/1.1\r\nHost: {place.named}\r\n"
         request = f"{head}{self._headers}{more}{length}\r\n".encode() + body
         idle = self._idle[place.host, place.port, place.encrypted]
-        connection = self._kept(idle) or await self._opened(place)
-        try:
-            answer = await connection.ask(request, status_only=status_only)
-        finally:
-            if connection.is_usable:
-                connection.idle_since = connection.loop.time()
-                idle.append(connection)
-            else:
-                connection.abort()
-        return answer
+        kept = self._kept(idle)
+        while True:
+            connection = kept or await self._opened(place)
+            try:
+                return await connection.ask(request, status_only=status_only)
+            except RefusedError:
+                # A server may close an idle connection while a request is on its way: once more.
+                if kept is None or not connection.is_silent:
+                    raise
+            finally:
+                if connection.is_usable:
+                    connection.idle_since = connection.loop.time()
+                    idle.append(connection)
+                else:
+                    connection.abort()
+            kept = None
 
     def _kept(self, idle: list[_Connection]) -> _Connection | None:
+        """Return the connection that was used last; close those that were idle too long."""
+        until = asyncio.get_running_loop().time() - IDLE_SECONDS
+        while idle and idle[0].idle_since < until:
+            idle.pop(0).abort()
         while idle:
-            connection = idle.pop()
-            if connection.is_usable and connection.loop.time() < (
-                connection.idle_since + IDLE_SECONDS
-            ):
+            if (connection := idle.pop()).is_usable:
                 return connection
-            connection.abort()
         return None
 
     async def _opened(self, place: _Place) -> _Connection:

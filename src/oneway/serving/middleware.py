@@ -93,9 +93,13 @@ class AccessMiddleware:
             (codings and (b"content-length" in headers or codings[0].lower() != b"chunked"))
             or len(codings) > 1
             or hosts > 1
-            or (hosts == 0 and scope["http_version"] == "1.1")
+            or (hosts == 0 and scope["http_version"] != "1.0")
         ):
             text = "a request must have one length and one host"
+            raise RefusedError(400, text, "bad_request", closing=True)
+        if b"upgrade" in headers and (codings or headers.get(b"content-length", b"0") != b"0"):
+            # The parser drops such a body, which some clients send with their first request.
+            text = "a request with a body must not ask for another protocol: leave out Upgrade"
             raise RefusedError(400, text, "bad_request", closing=True)
         # The parser's own limit does not hold for headers that arrive in one piece.
         size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])

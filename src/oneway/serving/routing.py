@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,10 +29,11 @@ class RoutedApp:
         """Prepare.
 
         Args:
-            routes: The endpoints.
+            routes: The endpoints, by paths as they are written in addresses.
             lifespan: What is entered before the first request; see Starlette.
         """
-        self.routes, self._lifespan = routes, Router(lifespan=lifespan).lifespan
+        self.routes = {unquote(path): route for path, route in routes.items()}
+        self._lifespan = Router(lifespan=lifespan).lifespan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.

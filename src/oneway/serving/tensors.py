@@ -71,16 +71,17 @@ class GuardedTensors(GuardedHere[TensorBatch]):
         self.target, self.probes = target, probes
         self.seen = floats[0] if guard.defense.requires_input else None
 
-    def _answer(self, requests: Sequence[TensorBatch]) -> list[Released]:
+    def _answered(self, requests: Sequence[TensorBatch]) -> tuple[list[Released], Tensor]:
         # Queries of different sizes, such as texts of different lengths, fit into no one batch.
         alike: dict[Any, list[int]] = {}
         for at, request in enumerate(requests):
             alike.setdefault(request.sizes, []).append(at)
-        answers: dict[int, Released] = {}
+        answers, clean = dict[int, Released](), list[Tensor]()
         for places in alike.values():
-            released = super()._answer([requests[at] for at in places])
+            released, scores = super()._answered([requests[at] for at in places])
             answers |= zip(places, released, strict=True)
-        return [answers[at] for at in range(len(requests))]
+            clean.append(scores)
+        return [answers[at] for at in range(len(requests))], torch.cat(clean)
 
     def _join(self, requests: Sequence[TensorBatch]) -> TensorBatch:
         return TensorBatch(
