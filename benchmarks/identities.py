@@ -124,6 +124,7 @@ ATTACKERS = {"static": "diamond", "kernel_ridge": "disc"}
 """Attackers of the picture, with the shapes of their marks."""
 
 SHORT = {
+    "none": "clean scores",
     "adversarial noise, .1": "paper's noise, .1",
     "adversarial noise, .4": "paper's noise, .4",
     ANOTHER: "noise of another picture",
@@ -582,7 +583,7 @@ def chart(data: str, means: Sequence[Row]) -> Chart:
     )
     return plane_chart(
         data,
-        f"{SETS[data].title}, {seeds} seeds",
+        f"{SETS[data].title}, {seeds} seed{'' if seeds == 1 else 's'}",
         f"{SETS[data].title}. {described}.",
         points,
         axes,
