@@ -132,14 +132,14 @@ def leaderboard(
         print_left(runs, out, cache, as_json=as_json)
         return
     done = run_seeds(runs, data_root, out, cache, device_used, executor=executor)
-    told: list[dict[str, Any]] = []
+    printed: list[dict[str, Any]] = []
     for board, experiment in zip(boards, seeded[:: len(seeds)], strict=True):
         records = [record for _ in seeds for record in next(done)]
         if entry is not None:
             records = _beside(records, board, out, seeds)
         summaries = summarise(records)
         table = summary_table(summaries, f"{experiment.name} {experiment.preset}")
-        told += [record.to_json() for record in records]
+        printed += [record.to_json() for record in records]
         if not as_json:
             print_table(table, [*report_lines(summaries), *frontier_lines(todays(summaries))])
         page = out / f"{experiment.name}-{experiment.preset}.html"
@@ -151,7 +151,7 @@ def leaderboard(
         drawn = f" and {picture.name}" if charts else ""
         typer.echo(f"Wrote {page}{drawn}", err=as_json)
     if as_json:
-        print_json(told)
+        print_json(printed)
 
 
 def _beside(

@@ -18,7 +18,7 @@ from oneway.report.measured import BLOCK, Measurements
 from oneway.report.table import Listing
 
 NO_FILE = {"definition", "setting", "proof"}
-"""What words may rest on that is no file."""
+"""What a statement may rest on, if not on a file."""
 
 BASIS = re.compile(r"<!-- basis: (.+?) -->")
 SENTENCE = re.compile(r'(?><!--.*?-->|.)+?(?:[.!?]["”)]*(?:<!--.*?-->)*(?=\s)|$)', re.DOTALL)

@@ -17,7 +17,7 @@ from oneway.serving.connections import MOST_HEADER_BYTES
 from oneway.serving.http_errors import RefusedError, upstream_failed
 
 IDLE_SECONDS = 15.0
-"""How long a connection may have been idle that is used again."""
+"""A connection that was idle for longer is not used again."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -194,7 +194,7 @@ class HttpClient:
         *,
         status_only: bool = False,
     ) -> Answer:
-        """Send a request, and wait for its answer; whoever stops to wait closes the connection.
+        """Send a request, and wait for its answer; a caller who is cancelled closes the connection.
 
         Args:
             method: ``GET`` or ``POST``.
