@@ -24,8 +24,8 @@ from oneway.benchmark.runner import Experiment, trained_target
 from oneway.data import no_progress
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.evaluation.records import environment, source_commit
-from oneway.evaluation.several_answers import ridge_errors
 from oneway.evaluation.store import write_json_lines
+from oneway.evaluation.yardsticks import ridge_errors
 from oneway.metrics import closed_gap, inversion_errors
 from oneway.releases import release
 

@@ -41,8 +41,8 @@ from oneway.defenses.codebook import (
 from oneway.defenses.codebook.composition import ANSWERS, WARD, largest_share, sequences
 from oneway.defenses.codebook.fit import Calibration
 from oneway.evaluation.records import environment, source_commit
-from oneway.evaluation.several_answers import ridge_errors
 from oneway.evaluation.store import write_json_lines
+from oneway.evaluation.yardsticks import ridge_errors
 from oneway.releases import release
 from oneway.targets import ask_variants
 

@@ -37,7 +37,7 @@ from oneway.defenses.top_rounding import TopRounding
 from oneway.evaluation import Store
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TorchTarget
-from oneway.targets.training import TargetTrainingSettings, train_target
+from oneway.targets.networks import TargetTrainingSettings, train_target
 
 NOISE = 0.05
 """Standard deviation of the noise on repeated rows, of entries in [0, 1]."""

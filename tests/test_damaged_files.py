@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from oneway.data import load_queries, read_npz
-from oneway.data.idx import read_idx
+from oneway.data.mnist import read_idx
 from oneway.defenses import load_module, save_module
 from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.errors import OnewayError

@@ -29,7 +29,7 @@ from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
 from oneway.evaluation import Store
 from oneway.evaluation.settings import ReleaseSpec
-from oneway.report.stealing import stealing_gap, stealing_headline
+from oneway.report.threats import stealing_gap, stealing_headline
 from oneway.targets import TorchTarget
 
 SETTINGS = StealingSettings(budgets=(40,), seeds=1, steps=20)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from oneway.attacks import ATTACKS, Retrained
 from oneway.benchmark import summarise
 from oneway.benchmark.spec import bundled_spec
-from oneway.benchmark.staleness import outdated_attackers
-from oneway.evaluation.numerics import numerics_of, outdated
+from oneway.benchmark.summary import outdated_attackers
+from oneway.evaluation.records import numerics_of, outdated
 from planted_records import release_record
 
 NAMES = ("label-only", "static", "retrained")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from oneway.auditing import InversionRecord
 from oneway.evaluation import FLAGS
-from oneway.evaluation.numerics import numerics_of
+from oneway.evaluation.records import numerics_of
 from oneway.report import (
     attackers_table,
     distortion_line,

@@ -12,7 +12,7 @@ from oneway.attacks import ATTACKS
 from oneway.benchmark import bundled_spec
 from oneway.errors import CorruptDataError, MissingDataError, OnewayError
 from oneway.evaluation import write_records
-from oneway.evaluation.numerics import numerics_of
+from oneway.evaluation.records import numerics_of
 from oneway.evaluation.store import write_json_lines
 from oneway.report import summary_table
 from oneway.report.measured import END, KINDS, Measurements, renew_blocks

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,13 +19,13 @@ from oneway.auditing.measures import SeedResult, measure, utility
 from oneway.auditing.pacing import measure_costs
 from oneway.auditing.plan import (
     AuditPlan,
+    AuditSettings,
     Costs,
     make_plan,
     multiplications,
     search_seconds,
 )
 from oneway.auditing.record import Findings, InversionRecord, compose_record
-from oneway.auditing.settings import AuditSettings
 from oneway.auditing.suspicions import suspicions
 from oneway.auditing.tasks import (
     SEED_TASK,
@@ -36,9 +37,11 @@ from oneway.auditing.tasks import (
     tasks_of,
 )
 from oneway.auditing.understanding import Understanding, understand
+from oneway.checks import check_count
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses.identity import Identity
 from oneway.errors import OnewayError
+from oneway.evaluation.cluster import RETRIES, run_tasks
 from oneway.evaluation.convergence import OutOfTimeError
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.matching import MatchingResult
@@ -296,3 +299,70 @@ class ModelAudit:
     def _spent(self) -> float:
         """Return the seconds since the audit began."""
         return time.perf_counter() - self._begin
+
+
+@dataclass(frozen=True)
+class AuditJob:
+    """An audit with tasks that may run on other machines.
+
+    Attributes:
+        audited: Opens the model and loads the data, on the machine that runs a task. The cluster
+            gets a copy: pass a function of an installed module, or a partial of such a function.
+        store: Store of trained networks; see :class:`oneway.benchmark.CellsJob`.
+        settings: Settings of the audit.
+        seed: First of the seeds.
+        device: Device for training and queries.
+        report: Progress callback, in the process that runs a task.
+    """
+
+    audited: Callable[[], AuditTarget]
+    store: Store
+    settings: AuditSettings
+    seed: int
+    device: torch.device
+    report: ProgressCallback = no_progress
+
+    def run(self, name: str, context: AuditContext) -> TaskResult:
+        """Run a task of the audit.
+
+        Args:
+            name: Name of the task, such as ``"controls"`` or ``"seed 0"``.
+            context: Results that all tasks share.
+        """
+        tasks = AuditTasks(self.audited(), self.store, self.settings, self.seed, self.report)
+        return tasks.run(name, context)
+
+
+def audit_on_ray(
+    job: AuditJob, *, retries: int = RETRIES, finished: Callable[[str], None] | None = None
+) -> Executor:
+    """Return an executor for ``ModelAudit.run``, which runs tasks on a Ray cluster.
+
+    The cluster is that of :func:`oneway.benchmark.run_on_ray`. All tasks run at once, so that no
+    seed is left out for lack of time; the plan is that of a single machine.
+
+    Args:
+        job: The audit.
+        retries: Most attempts after the first, when a task's process or machine is lost.
+        finished: Called with the name of each finished task.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        InvalidOptionError: ``retries`` is below 0.
+    """
+    check_count("retries", retries, least=0)
+    sent = dataclasses.replace(job, store=Store(job.store.root.resolve()))
+
+    def executor(context: AuditContext, names: Sequence[str]) -> Iterator[TaskResult | OnewayError]:
+        tasks = [partial(sent.run, name, context) for name in names]
+        results = dict[int, TaskResult | OnewayError]()
+        position = 0
+        for number, result in run_tasks(tasks, [job.device] * len(names), retries):
+            results[number] = result
+            if finished is not None:
+                finished(names[number])
+            while position in results:
+                yield results.pop(position)
+                position += 1
+
+    return executor

@@ -17,14 +17,16 @@ from oneway.auditing.measures import (
     SeedResult,
     convergence_over,
 )
+from oneway.auditing.membership import MembershipRecord
 from oneway.auditing.plan import AuditPlan
+from oneway.auditing.stealing import StealingRecord
 from oneway.auditing.understanding import Understanding
 from oneway.defenses import guard_version
+from oneway.defenses.codebook import Certificate
 from oneway.evaluation.convergence import Convergence
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.matching import MatchingResult
-from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
     BaselineErrors,
@@ -33,6 +35,7 @@ from oneway.evaluation.records import (
     TypedRecord,
     environment,
     json_values,
+    numerics_of,
 )
 from oneway.evaluation.store import fingerprint
 from oneway.evaluation.verdict import Verdict, errors_on, least_confident
@@ -334,3 +337,37 @@ def _gap_interval(
         return None
     generator = Stream(seed, "bootstrap").generator()
     return bootstrap_gap(adaptive, clean, label, generator=generator)
+
+
+THREATS = ("inversion", "membership", "stealing")
+"""Threats that an audit can be about, by their name in commands and records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRecord(TypedRecord):
+    """The results of an audit of one release, by threat.
+
+    Attributes:
+        inversion: What answers reveal of queries; None if it was not audited.
+        membership: Which training rows answers reveal; None if it was not audited.
+        stealing: How well the model is copied; None if it was not audited.
+        certificate: Certificate of the guard, if it is a codebook that holds one.
+        minutes: Target run time of all threats together; None: there was none.
+        seconds: Run time by threat.
+        command: The command as it was typed, without credentials; None from Python.
+    """
+
+    subject: ClassVar = "an audit"
+
+    inversion: InversionRecord | None = None
+    membership: MembershipRecord | None = None
+    stealing: StealingRecord | None = None
+    certificate: Certificate | None = None
+    minutes: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    command: str | None = None
+
+    @property
+    def threats(self) -> tuple[str, ...]:
+        """Names of the threats that were audited."""
+        return tuple(name for name in THREATS if getattr(self, name) is not None)

@@ -19,7 +19,7 @@ from oneway.attacks.stealing import STEALING_ATTACKS, Copy, ThiefKnowledge
 from oneway.attacks.stealing.training import copy_trainer
 from oneway.auditing.audit_target import AuditTarget, access, clean_access
 from oneway.auditing.deadline import Deadline
-from oneway.auditing.settings import AuditSettings
+from oneway.auditing.plan import AuditSettings
 from oneway.auditing.tasks import AuditTasks
 from oneway.checks import check_count
 from oneway.contracts import Defense, Query

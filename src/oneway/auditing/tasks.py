@@ -19,8 +19,7 @@ from oneway.auditing.audit_target import Answers, AuditTarget, access, clean_acc
 from oneway.auditing.control_runs import ControlRun
 from oneway.auditing.controls import ControlResult
 from oneway.auditing.measures import SeedResult
-from oneway.auditing.plan import AuditPlan, settings_for
-from oneway.auditing.settings import AuditSettings
+from oneway.auditing.plan import AuditPlan, AuditSettings, settings_for
 from oneway.auditing.suspicions import LUCK
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, no_progress

@@ -9,7 +9,7 @@ import torch
 
 from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec, cell_key
-from oneway.benchmark.staleness import outdated_attackers
+from oneway.benchmark.summary import outdated_attackers
 from oneway.data import Dataset, ProgressCallback, load_dataset, no_progress, read_npz
 from oneway.evaluation.records import SCHEMA, ReleaseRecord
 from oneway.evaluation.store import Store, read_json_lines, write_json_lines

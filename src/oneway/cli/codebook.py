@@ -23,8 +23,16 @@ from oneway.cli.common import (
     progress,
 )
 from oneway.cli.paths import Writes
-from oneway.cli.sources import Groups, Queries, Source, gathers, model_options, reads_data
-from oneway.cli.traffic import DropCopies, traffic_of
+from oneway.cli.sources import (
+    DropCopies,
+    Groups,
+    Queries,
+    Source,
+    gathers,
+    model_options,
+    reads_data,
+    traffic_of,
+)
 
 if TYPE_CHECKING:
     from oneway.defenses import ReleaseCandidate

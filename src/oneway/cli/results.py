@@ -53,9 +53,8 @@ def results(
     """
     from oneway.errors import MissingDataError
     from oneway.files import atomic_file
-    from oneway.report.claims import renew_claims
+    from oneway.report.claims import claims_page, renew_claims
     from oneway.report.measured import Measurements, renew_blocks
-    from oneway.report.statements import claims_page
 
     for path in page or ():
         if not path.is_file():

@@ -42,7 +42,7 @@ from oneway.defenses.trained import (
 )
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.options import Option, injected_names, options_of
-from oneway.targets.entry_point import imported
+from oneway.targets.objects import imported
 
 TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "permutation": Permutation,

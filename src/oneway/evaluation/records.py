@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -20,18 +20,37 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import oneway
-from oneway.attacks import LabelOnly
+from oneway.attacks import ATTACKS, LabelOnly
 from oneway.errors import CorruptDataError, OnewayError
 from oneway.evaluation.convergence import Convergence, not_trained_out
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.evaluation.matching import MatchingResult
-from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.evaluation.verdict import beats_label, judge, no_limit, trained_attacks
 from oneway.metrics import distortion
 from oneway.parsing import build_from
 from oneway.targets import Trace
+
+
+def numerics_of(attackers: Iterable[str]) -> dict[str, int]:
+    """Return today's ``numerics`` of the registered ones among attackers, by name."""
+    taking_part = set(attackers)
+    return {name: attack.numerics for name, attack in ATTACKS.items() if name in taking_part}
+
+
+def outdated(numerics: Mapping[str, int], attackers: Iterable[str]) -> tuple[str, ...]:
+    """Return the attackers whose results would differ today, or are missing.
+
+    Args:
+        numerics: The attackers' versions in a record, by name. Empty in a record that was made
+            before attackers had versions.
+        attackers: Names of the attackers that took part, or should take part today.
+    """
+    names = dict.fromkeys((*numerics, *attackers))
+    today = numerics_of(names)
+    return tuple(name for name in names if name not in today or numerics.get(name) != today[name])
+
 
 SCHEMA = 2
 """Version of the records' form. Raise it when a field changes its name or meaning."""

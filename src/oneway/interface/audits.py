@@ -37,9 +37,8 @@ from oneway.interface.threats import ThreatSettings, check_data, check_options, 
 from oneway.metrics import Interval
 from oneway.report import draw_reconstructions
 from oneway.report.audit import Gap
-from oneway.report.membership import LEAST_REFERENCES
 from oneway.report.page import audit_page, render, write_page
-from oneway.report.threats import SYMBOLS, closed_gaps, verdict_of_threats
+from oneway.report.threats import LEAST_REFERENCES, SYMBOLS, closed_gaps, verdict_of_threats
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from oneway.defenses import MemberLeak, ReleaseCandidate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.interface.audit_source import AuditSource, OpenedMembers
-from oneway.report.membership import shown
+from oneway.report.threats import shown
 
 Goal = Literal["inversion", "membership", "all"]
 GOALS: tuple[Goal, ...] = ("inversion", "membership", "all")

@@ -8,8 +8,15 @@ from oneway.inversion.adversarial_prior import (
 from oneway.inversion.autoencoder import Autoencoder, AutoencoderSettings, train_autoencoder
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
-from oneway.inversion.mixture import MeanInput, Mixture, mix_decoders, non_negative_weights
-from oneway.inversion.model_selection import DecoderSpec, decoder_grid, train_each
+from oneway.inversion.model_selection import (
+    DecoderSpec,
+    MeanInput,
+    Mixture,
+    decoder_grid,
+    mix_decoders,
+    non_negative_weights,
+    train_each,
+)
 from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
 from oneway.inversion.training import (
     HELD_OUT,

@@ -8,7 +8,6 @@ from oneway.metrics.calibration import (
     reliability_bins,
 )
 from oneway.metrics.columns import categorical_accuracy, numeric_error
-from oneway.metrics.identification import expected_hits
 from oneway.metrics.image_quality import peak_signal_to_noise_ratio, structural_similarity
 from oneway.metrics.intervals import Interval, bootstrap_gap, bootstrap_mean
 from oneway.metrics.ranking import (
@@ -29,6 +28,7 @@ from oneway.metrics.reidentification import (
     FeatureRegression,
     PrincipalComponents,
     deal_galleries,
+    expected_hits,
     rank_share,
     reidentification_ranks,
 )

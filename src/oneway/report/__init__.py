@@ -11,11 +11,10 @@ from oneway.report.audit import (
     utility_table,
     verdict,
 )
-from oneway.report.candidates import candidates_table
 from oneway.report.experiments import costs_table, published_table, summary_table
 from oneway.report.figure import check_figure_path, draw_reconstructions
 from oneway.report.findings import report_lines
-from oneway.report.frontier import frontier_lines
+from oneway.report.frontier import candidates_table, frontier_lines
 from oneway.report.sentences import failure_sentence
 from oneway.report.table import Listing
 

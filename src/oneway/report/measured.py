@@ -28,7 +28,7 @@ from oneway.attacks import ATTACKS
 from oneway.auditing import AuditRecord
 from oneway.benchmark import Summary, bundled_spec, summarise
 from oneway.benchmark.entries import ENTRY
-from oneway.benchmark.staleness import outdated_attackers
+from oneway.benchmark.summary import outdated_attackers
 from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
 from oneway.evaluation import ReleaseRecord, read_records
 from oneway.evaluation.store import read_json_lines

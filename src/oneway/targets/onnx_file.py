@@ -13,8 +13,14 @@ from oneway.releases import Outputs
 from oneway.targets.answers import Array, fit_shape, fixed_size, require_batch, require_outputs
 from oneway.targets.callables import callable_target
 from oneway.targets.onnx_frames import OnnxFrameTarget, are_columns
-from oneway.targets.onnx_scores import FLOATS, ScoreOutput, is_map, listed, runtime_errors
-from oneway.targets.onnx_tensors import OnnxTensorTarget
+from oneway.targets.onnx_scores import (
+    FLOATS,
+    OnnxTensorTarget,
+    ScoreOutput,
+    is_map,
+    listed,
+    runtime_errors,
+)
 
 DYNAMIC = (
     "Export it with a dynamic batch dimension (`dynamic_axes` or `dynamic_shapes` of "

@@ -32,8 +32,8 @@ from oneway.report.page.charts import (
 )
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
 from oneway.report.page.flags import flag_texts
-from oneway.report.page.markdown import render_markdown
 from oneway.report.page.pictures import Gallery, PictureRow, Pictures, picture_row, shown_size
+from oneway.report.page.render import render_markdown
 from oneway.report.table import Column, Listing
 
 FindGallery = Callable[[ReleaseRecord], Gallery | None]
