@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_prior import AdversarialPriorSettings, train_adversarial_prior
 from presets import RELEASES, SMALL, preset_data, preset_spec
 from rich.console import Console
 from torch import Tensor, nn
@@ -44,7 +45,6 @@ from oneway.evaluation.priors import PriorTrainer
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
-from oneway.inversion import AdversarialPriorSettings
 from oneway.metrics import PrincipalComponents
 from oneway.report.figure import draw_reconstructions
 from oneway.targets import DefendedTarget, TargetNetwork, TargetTrainingSettings, train_target
@@ -261,7 +261,9 @@ def main() -> None:
         prior: Prior
         if options.prior == "gan":
             settings = AdversarialPriorSettings(width=options.width)
-            prior = trainer.adversarial(images, settings, options.training)
+            prior = train_adversarial_prior(
+                images, settings, options.training, experiment.store, options.seed
+            )
         else:
             held_out = experiment.attackers.held_out
             prior = trainer.autoencoder(images[: options.rows], None, held_out[: options.rows])

@@ -67,7 +67,13 @@ from oneway.evaluation.records import weights_hash
 from oneway.evaluation.store import fingerprint
 from oneway.options import option
 from oneway.releases import release
-from oneway.report import attackers_table, distortion_line, privacy_table, utility_table, verdict
+from oneway.report.audit import (
+    attackers_table,
+    distortion_line,
+    privacy_table,
+    utility_table,
+    verdict,
+)
 from oneway.targets import TorchTarget
 
 LABEL_ONLY = ReleaseSpec("label", "label-only")

@@ -10,7 +10,7 @@ from oneway.auditing import AuditTarget, understand, unexplained_flags
 from oneway.auditing.audit_target import ask
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Flag
-from oneway.report import understanding_lines, understanding_tables
+from oneway.report.audit import understanding_lines, understanding_tables
 from oneway.targets import TorchTarget
 
 

@@ -13,7 +13,7 @@ from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import yardsticks
 from oneway.evaluation.records import source_commit
 from oneway.interface import read_scores
-from oneway.report.page import certificate_page
+from oneway.report.page.certificate import certificate_page
 
 MODEL = """
 import torch

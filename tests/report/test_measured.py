@@ -14,7 +14,7 @@ from oneway.errors import CorruptDataError, MissingDataError, OnewayError
 from oneway.evaluation import write_records
 from oneway.evaluation.records import numerics_of
 from oneway.evaluation.store import write_json_lines
-from oneway.report import summary_table
+from oneway.report.experiments import summary_table
 from oneway.report.measured import END, KINDS, Measurements, renew_blocks
 from oneway.report.sentences import MARK, NOT_TRAINED_OUT, STALE_AUDIT
 from planted_records import release_record, row_of, spec_of

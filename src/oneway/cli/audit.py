@@ -307,7 +307,7 @@ def print_understanding(understanding: "Understanding | None", settings: "Threat
     """Print what was understood of a model and its data, and what is planned."""
     from rich.console import Console
 
-    from oneway.report import understanding_lines, understanding_tables
+    from oneway.report.audit import understanding_lines, understanding_tables
 
     console = Console()
     if understanding is not None:
@@ -321,7 +321,7 @@ def _print(record: "AuditRecord", out: Path) -> None:
     """Print the verdicts first, then the sentences and tables of each threat."""
     from rich.console import Console
 
-    from oneway.report import distortion_line, flag_lines
+    from oneway.report.audit import distortion_line, flag_lines
     from oneway.report.threats import OF_THREAT, verdict_of_threats
 
     console, inversion = Console(), record.inversion

@@ -316,7 +316,7 @@ def choose(
 
     from oneway.defenses.candidate_releases import MIN_MEMBERS
     from oneway.interface import choose as choose_release
-    from oneway.report import candidates_table
+    from oneway.report.frontier import candidates_table
 
     with progress() as report:
         found = choose_release(
@@ -479,10 +479,14 @@ def show_certificate(
     from rich.console import Console
 
     from oneway.defenses.codebook import ASSUMPTIONS
-    from oneway.report.page import certificate_page, write_page
-    from oneway.report.page.certificate import certificate_lines, certificate_table
+    from oneway.report.page.certificate import (
+        certificate_lines,
+        certificate_page,
+        certificate_table,
+    )
     from oneway.report.page.composition import composition_table
     from oneway.report.page.identification import identification_table
+    from oneway.report.page.render import write_page
 
     # First, since whoever reads what is printed may stop early, as `head` does.
     write_page(page, certificate_page(certificate, guard.name, made_by))

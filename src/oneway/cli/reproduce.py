@@ -177,7 +177,7 @@ def _draw(
     rows: Sequence[Any], cells: "Cells", records: "list[ReleaseRecord]", path: Path, title: str
 ) -> list[Path]:
     """Draw the rows of a figure, as PNG and PDF; return the files."""
-    from oneway.report import draw_reconstructions
+    from oneway.report.figure import draw_reconstructions
 
     by_release = {record.release: record for record in records}
     images: dict[str, Any] = {}
@@ -195,7 +195,8 @@ def _draw(
 
 def _print_tables(spec: "ExperimentSpec", records: "list[ReleaseRecord]") -> None:
     from oneway.benchmark import published_of, summarise
-    from oneway.report import published_table, report_lines, summary_table
+    from oneway.report.experiments import published_table, summary_table
+    from oneway.report.findings import report_lines
 
     summaries = summarise(records)
     table = summary_table(summaries, " ".join(part for part in (spec.name, spec.preset) if part))

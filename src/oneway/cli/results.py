@@ -91,7 +91,8 @@ def _results(measurements: "Measurements", out: Path, made: str) -> str:
     """Return the page of all records; draw its pictures."""
     from oneway.benchmark import published_of
     from oneway.report.experiments import LEADERBOARD
-    from oneway.report.page import frontier_charts, overview_charts, results_page, write_charts
+    from oneway.report.page.experiments import frontier_charts, overview_charts, results_page
+    from oneway.report.page.render import write_charts
 
     images = {}
     for (experiment, preset), summaries in measurements.experiments.items():

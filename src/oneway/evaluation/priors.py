@@ -5,20 +5,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from oneway.errors import InvalidOptionError
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import Store, fingerprint
-from oneway.inversion import (
-    AdversarialPrior,
-    AdversarialPriorSettings,
-    AdversarialPriorTraining,
-    Autoencoder,
-    AutoencoderSettings,
-    train_autoencoder,
-)
-
-STAGE = 100
-"""Steps of an adversarial prior after which its state is stored."""
+from oneway.inversion import Autoencoder, AutoencoderSettings, train_autoencoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,45 +66,3 @@ class PriorTrainer:
         network.load_state_dict(state)
         self.report(1.0)
         return network.eval().to(images.device)
-
-    def adversarial(
-        self, images: Tensor, settings: AdversarialPriorSettings, steps: int
-    ) -> AdversarialPrior:
-        """Return a trained adversarial prior; an interrupted training goes on where it was.
-
-        Args:
-            images: ``(N, C, H, W)`` auxiliary images of 32x32 or 64x64.
-            settings: Size and speed.
-            steps: Steps of the generator, a multiple of 100.
-
-        Raises:
-            InvalidOptionError: ``steps`` is no such multiple, or the images are no such squares.
-        """
-        if steps % STAGE:
-            raise InvalidOptionError(
-                f"steps must be a multiple of {STAGE}, after which a state is stored, but got "
-                f"{steps}."
-            )
-        spec = {"seed": self.seed, "training": dataclasses.asdict(settings)}
-        spec["data"] = fingerprint(images)
-        device = images.device
-
-        def begin() -> AdversarialPriorTraining:
-            network = AdversarialPrior(images.shape[1:], width=settings.width).to(device)
-            return AdversarialPriorTraining(network, settings)
-
-        training = Stream(self.seed, "adversarial prior").call(begin, device)
-        for done in range(0, steps, STAGE):
-
-            def go_on(done: int = done) -> Mapping[str, Tensor]:
-                training.advance(
-                    images,
-                    STAGE,
-                    Stream(self.seed, f"adversarial prior, step {done}").generator(),
-                    lambda share: self.report((done + share * STAGE) / steps),
-                )
-                return training.state()
-
-            training.load(self.store.tensors("adversarial-prior", {**spec, "from": done}, go_on))
-        self.report(1.0)
-        return training.network.eval()

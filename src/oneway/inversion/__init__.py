@@ -1,10 +1,5 @@
 """Inverter networks, their input transforms, their training and model selection."""
 
-from oneway.inversion.adversarial_prior import (
-    AdversarialPrior,
-    AdversarialPriorSettings,
-    AdversarialPriorTraining,
-)
 from oneway.inversion.autoencoder import Autoencoder, AutoencoderSettings, train_autoencoder
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
@@ -35,9 +30,6 @@ __all__ = [
     "INVERTER_WIDTHS",
     "LEADING",
     "YANG_SETTINGS",
-    "AdversarialPrior",
-    "AdversarialPriorSettings",
-    "AdversarialPriorTraining",
     "Autoencoder",
     "AutoencoderSettings",
     "DecoderSpec",
