@@ -250,8 +250,7 @@ def bundled_toml(name: str) -> dict[str, Any]:
         for entry in folder.iterdir()
         if entry.name.endswith(".toml")
     ]
-    if name not in known:
-        raise UnknownNameError("experiment", name, known)
+    UnknownNameError.check("experiment", name, known)
     return read_toml((folder / f"{name}.toml").read_bytes(), name)
 
 
@@ -274,8 +273,7 @@ def _spec_from(values: dict[str, Any], origin: str, preset: str | None) -> Exper
     if not isinstance(presets, dict) or not all(isinstance(p, dict) for p in presets.values()):
         raise InvalidOptionError(f"presets of {origin} must be tables, [presets.NAME].")
     if preset is not None:
-        if preset not in presets:
-            raise UnknownNameError(f"preset of {origin}", preset, presets)
+        UnknownNameError.check(f"preset of {origin}", preset, presets)
         values = _overlaid(values, {**presets[preset], "preset": preset})
     return build_from(ExperimentSpec, values, origin)
 

@@ -317,8 +317,7 @@ def chosen_releases(spec: "ExperimentSpec", names: Sequence[str] | None) -> set[
     """
     known = [row.name for row in spec.releases]
     for name in names or ():
-        if name not in known:
-            raise UnknownNameError(f"release of {spec.name}", name, known)
+        UnknownNameError.check(f"release of {spec.name}", name, known)
     return set(names) if names else None
 
 

@@ -65,8 +65,7 @@ def _defaults(context: typer.Context, given: dict[str, Any], folder: Path) -> di
     }
     values: dict[str, Any] = {}
     for key, value in given.items():
-        if key not in known:
-            raise UnknownNameError("option", key, known)
+        UnknownNameError.check("option", key, known)
         name = str(known[key].name)
         kind, *marks = typing.get_args(hints[name])
         is_path = kind is Path or Path in typing.get_args(kind)

@@ -136,8 +136,7 @@ def _chosen(what: str, data: str, preset: str | None) -> "tuple[ExperimentSpec, 
 
     if _is_file(what):
         return load_spec(Path(what), preset), None
-    if what not in (*TABLES, *FIGURES):
-        raise UnknownNameError("table or figure", what, (*TABLES, *FIGURES))
+    UnknownNameError.check("table or figure", what, (*TABLES, *FIGURES))
     figure = figure_spec(what) if what in FIGURES else None
     return bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu"), figure
 
@@ -152,8 +151,7 @@ def _chosen_rows(
     """Return the rows of a figure that show the wanted releases; None: all rows."""
     shown = {row.release for row in figure.rows}
     for name in wanted or ():
-        if name not in shown:
-            raise UnknownNameError(f"release of {what}", name, sorted(shown))
+        UnknownNameError.check(f"release of {what}", name, shown)
     return tuple(row for row in figure.rows if wanted is None or row.release in wanted)
 
 

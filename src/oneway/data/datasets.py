@@ -56,8 +56,7 @@ def load_dataset(
         MissingExtraError: A package that carries, downloads or decodes the data is not
             installed.
     """
-    if name not in DATASETS:
-        raise UnknownNameError("data set", name, DATASETS)
+    UnknownNameError.check("data set", name, DATASETS)
     if side is not None:
         check_size(side)
     dataset = DATASETS[name](Source(name, data_root, path, side, labelled, report))

@@ -148,8 +148,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """
     known = declared_options(name)
     for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of {name!r}", option, known)
+        UnknownNameError.check(f"option of {name!r}", option, known)
     for option, declared in known.items():
         if option in options:
             declared.refuse(options[option])
@@ -195,8 +194,7 @@ def _kind(name: str) -> Any:
                 "ScoreDefense, with all of its abstract methods."
             )
         return kind
-    if name not in DEFENSES:
-        raise UnknownNameError("defense", name, DEFENSES)
+    UnknownNameError.check("defense", name, DEFENSES)
     return DEFENSES[name]
 
 

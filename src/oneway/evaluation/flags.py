@@ -95,5 +95,4 @@ class Flag:
         Raises:
             UnknownNameError: The name is none of ``FLAGS``.
         """
-        if self.name not in FLAGS:
-            raise UnknownNameError("flag", self.name, FLAGS)
+        UnknownNameError.check("flag", self.name, FLAGS)

@@ -53,8 +53,7 @@ class SurrogateSpec:
             InvalidOptionError: A size is outside its range.
         """
         check_input_transforms((self.input_transform,))
-        if self.removed not in ENDS:
-            raise UnknownNameError("removed", self.removed, ENDS)
+        UnknownNameError.check("removed", self.removed, ENDS)
         check_count("width", self.width)
         check_count("hidden_layers_removed", self.hidden_layers_removed, least=0)
         check_count("adversarial_steps", self.adversarial_steps)
@@ -164,8 +163,7 @@ class ReleaseSpec:
                 surrogate with a step size.
         """
         sketch_defense(self)
-        if self.surrogate not in SURROGATES:
-            raise UnknownNameError("surrogate", self.surrogate, SURROGATES)
+        UnknownNameError.check("surrogate", self.surrogate, SURROGATES)
         if self.surrogate != "plain" and not is_simulated(self):
             raise InvalidOptionError(
                 f"release {self.name!r} has a surrogate of kind {self.surrogate!r}, which needs a "
@@ -186,8 +184,7 @@ def check_attacks(names: Sequence[str]) -> None:
     """
     known = inversion_attacks()
     for name in names:
-        if name not in known:
-            raise UnknownNameError("attack", name, known)
+        UnknownNameError.check("attack", name, known)
 
 
 def check_input_transforms(names: Sequence[str]) -> None:
@@ -197,8 +194,7 @@ def check_input_transforms(names: Sequence[str]) -> None:
         UnknownNameError: With the nearest name.
     """
     for name in names:
-        if name not in INPUT_TRANSFORMS:
-            raise UnknownNameError("input transform", name, INPUT_TRANSFORMS)
+        UnknownNameError.check("input transform", name, INPUT_TRANSFORMS)
 
 
 def is_simulated(release: ReleaseSpec) -> bool:

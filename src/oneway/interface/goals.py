@@ -46,8 +46,7 @@ def check_goal(goal: str, data: Mapping[str, Any], references: int | None) -> No
         UnknownNameError: There is no such goal.
         InvalidOptionError: Data is missing, or something is given that inversion does not use.
     """
-    if goal not in GOALS:
-        raise UnknownNameError("goal", goal, GOALS)
+    UnknownNameError.check("goal", goal, GOALS)
     for option, value in {**data, "--references": references}.items():
         if goal == "inversion" and value is not None:
             raise InvalidOptionError(

@@ -72,8 +72,7 @@ class ThreatSettings:
                 f"threats must name one of {', '.join(THREATS)}, but is empty."
             )
         for name in self.threats:
-            if name not in THREATS:
-                raise UnknownNameError("threat", name, THREATS)
+            UnknownNameError.check("threat", name, THREATS)
         AuditSettings(seeds=self.seeds, minutes=self.minutes)
 
     def of_inversion(self, rows: int, seconds: float) -> AuditSettings:

@@ -108,8 +108,7 @@ def renew_blocks(page: str, measurements: Measurements, where: str) -> str:
     def made(block: re.Match[str]) -> str:
         first, *lines = block[2].splitlines()
         kind, _, given = first.partition(" ")
-        if kind not in KINDS:
-            raise UnknownNameError(f"kind of measured block of {where}", kind, KINDS)
+        UnknownNameError.check(f"kind of measured block of {where}", kind, KINDS)
         if not given.strip():
             raise CorruptDataError(f"{where}: a measured block {kind!r} must name what it shows.")
         return block[1] + KINDS[kind](measurements, given.split(), lines) + block[4]

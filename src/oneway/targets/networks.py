@@ -145,10 +145,8 @@ class TargetTrainingSettings:
             raise InvalidOptionError(
                 f"label_smoothing must be in [0, 1), but got {self.label_smoothing}."
             )
-        if self.augmentation not in AUGMENTATIONS:
-            raise UnknownNameError("augmentation", self.augmentation, AUGMENTATIONS)
-        if self.schedule not in SCHEDULES:
-            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
+        UnknownNameError.check("augmentation", self.augmentation, AUGMENTATIONS)
+        UnknownNameError.check("schedule", self.schedule, SCHEDULES)
 
 
 def train_target(

@@ -171,8 +171,7 @@ class _OnnxModel:
 def _choose_output(available: Sequence[Any], requested: str | None, name: str) -> Any:
     by_name = {output.name: output for output in available}
     if requested is not None:
-        if requested not in by_name:
-            raise UnknownNameError(f"output of {name}", requested, by_name)
+        UnknownNameError.check(f"output of {name}", requested, by_name)
         chosen = by_name[requested]
         if chosen.type not in FLOATS and not is_map(chosen):
             raise InvalidOptionError(

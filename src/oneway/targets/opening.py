@@ -150,8 +150,7 @@ def _checked_options(kind: _Kind, options: Mapping[str, Any]) -> Collection[str]
     for option in options:
         if not known:
             raise InvalidOptionError(f"{kind.name} takes no options, but got {option!r}.")
-        if option not in known:
-            raise UnknownNameError(f"option of {kind.name}", option, known)
+        UnknownNameError.check(f"option of {kind.name}", option, known)
     return signature.keys()
 
 
