@@ -131,7 +131,9 @@ def main() -> None:
     target = TorchTarget(network)
     others = Candidates.of(parts["other members"], parts["other non-members"], parts["own"])
     with TemporaryDirectory() as folder:
-        audit = MembershipAudit(target, others, MembershipSettings(8, 0), Store(Path(folder)))
+        audit = MembershipAudit(
+            target, others, MembershipSettings(references=8, copies=0), Store(Path(folder))
+        )
         rows = [defaults(parts, target, audit)] if options.defaults else []
         rows += chosen(options.goals, parts, target, audit)
     place = {

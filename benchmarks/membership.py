@@ -78,7 +78,11 @@ def audits(options: argparse.Namespace) -> Iterator[MembershipAudit]:
     workshop = Workshop(LOSS[options.data])
     classes = int(labels.max()) + 1
     settings = MembershipSettings(
-        options.references, options.copies, False, options.seed, train=workshop
+        references=options.references,
+        copies=options.copies,
+        controls=False,
+        seed=options.seed,
+        train=workshop,
     )
     for number in range(options.targets):
         stream = Stream(options.seed, f"target {number}")

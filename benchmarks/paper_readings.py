@@ -131,7 +131,12 @@ def inner_maximisation(spec: ExperimentSpec, store: Store, data_root: Path | Non
     trace, results = attacked_noise(run, target)
     auxiliary, test = run.splits.auxiliary_images, run.splits.test_images
     clean, held_out = target(auxiliary), run.attackers.held_out
-    own = SurrogateSpec(16, 0, input_transform="standardized", training=spec.attackers.training)
+    own = SurrogateSpec(
+        width=16,
+        hidden_layers_removed=0,
+        input_transform="standardized",
+        training=spec.attackers.training,
+    )
     trainer, factors = run.attackers.trainer, spec.attackers.step_factors
     madry = Defender(own, factors, run.defender.images, store, trainer, no_progress)
     hardened = replace(NOISE, surrogate="min-max")

@@ -148,7 +148,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
-    settings = StealingSettings(tuple(options.budgets), options.seeds, options.steps)
+    settings = StealingSettings(
+        budgets=tuple(options.budgets), seeds=options.seeds, steps=options.steps
+    )
     records, console, store = [], Console(width=200), Store(options.cache)
     most = max(options.budgets)
     own: Mapping[str, Callable[[], AuditTarget]] = {

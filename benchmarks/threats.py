@@ -175,7 +175,9 @@ class Case:
     @cached_property
     def membership(self) -> MembershipAudit:
         """Reference models, and attacks on clean scores and on the label."""
-        settings = MembershipSettings(4, 0, False, self.seed, train=self.train)
+        settings = MembershipSettings(
+            references=4, copies=0, controls=False, seed=self.seed, train=self.train
+        )
         return MembershipAudit(self.target, self.rows, settings, self.store)
 
     @cached_property
@@ -283,7 +285,7 @@ class Case:
             release=spec,
             guard=self.guard(spec),
         )
-        settings = StealingSettings((BUDGET,), 1, STEPS)
+        settings = StealingSettings(budgets=(BUDGET,), seeds=1, steps=STEPS)
         audit = StealingAudit(audited, self.store, settings)
         audit.run()
         reached: dict[str, Mapping[str, Reached]] = {

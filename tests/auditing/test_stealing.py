@@ -172,7 +172,7 @@ def test_bad_input_is_refused_before_any_query(audited: AuditTarget, tmp_path: P
         StealingAudit(target, Store(tmp_path), StealingSettings(budgets=(401,)))
     with pytest.raises(OverlappingSplitsError):
         StealingAudit(target, Store(tmp_path), SETTINGS, public=audited.test)
-    with pytest.raises(InvalidOptionError, match="at least one number"):
+    with pytest.raises(InvalidOptionError, match="at least one value"):
         StealingSettings(budgets=())
 
 

@@ -258,7 +258,9 @@ def test_a_figure_is_drawn_from_the_tables_cells_and_leaves_them_as_they_are(
     oneway, tiny, monkeypatch
 ):
     drawn = []
-    monkeypatch.setattr("oneway.report.figure.draw_reconstructions", lambda *given: drawn.append(given))
+    monkeypatch.setattr(
+        "oneway.report.figure.draw_reconstructions", lambda *given: drawn.append(given)
+    )
     before = [path.read_bytes() for path in sorted((tiny.folder / "out").glob("*.jsonl"))]
     result = oneway("reproduce", "figure1", *tiny.options)
     assert result.exit_code == 0, (result.output, result.exception)

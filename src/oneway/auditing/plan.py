@@ -9,10 +9,10 @@ from typing import Any
 from oneway.attacks import LabelOnly, Workload, inversion_attacks
 from oneway.auditing.controls import CONTROLS
 from oneway.checks import check_count
-from oneway.errors import InvalidOptionError
 from oneway.evaluation.detection import detection_multiplications
 from oneway.evaluation.matching import matching_queries
 from oneway.inversion import TrainingSettings, decoder_grid
+from oneway.options import Options, option
 
 SEEDS = 3
 """Default number of seeds, and the least number for results that are published."""
@@ -405,29 +405,29 @@ def _without(attack: str) -> Reduction:
     )
 
 
-@dataclass(frozen=True)
-class AuditSettings:
-    """Settings of an audit.
+class AuditSettings(Options):
+    """Settings of an audit."""
 
-    Attributes:
-        seeds: Number of seeds; each repeats all attacks.
-        minutes: Target run time, in minutes; None: no limit.
-        controls: Whether controls are run. Without controls nothing vouches for the verdict.
-        input_transforms: Input transforms in each model selection.
-        widths: Decoder widths in each model selection.
-        first_epochs: Epochs at which the search for convergence begins.
-        most_epochs: Epochs at which the search for convergence ends.
-        repeats: Numbers of answers to the same query that averaging tries.
-    """
-
-    seeds: int = SEEDS
-    minutes: float | None = None
-    controls: bool = True
-    input_transforms: tuple[str, ...] = FULL_AUDIT_TRANSFORMS
-    widths: tuple[int, ...] = WIDTHS
-    first_epochs: int = FIRST_EPOCHS
-    most_epochs: int = MOST_EPOCHS
-    repeats: tuple[int, ...] = REPEATS
+    seeds: int = option("Number of seeds; each repeats all attacks.", default=SEEDS)
+    minutes: float | None = option(
+        "Target run time, in minutes; None: no limit.", default=None, above=0
+    )
+    controls: bool = option(
+        "Whether controls are run. Without controls nothing vouches for the verdict.", default=True
+    )
+    input_transforms: tuple[str, ...] = option(
+        "Input transforms in each model selection.", default=FULL_AUDIT_TRANSFORMS
+    )
+    widths: tuple[int, ...] = option("Decoder widths in each model selection.", default=WIDTHS)
+    first_epochs: int = option(
+        "Epochs at which the search for convergence begins.", default=FIRST_EPOCHS
+    )
+    most_epochs: int = option(
+        "Epochs at which the search for convergence ends.", default=MOST_EPOCHS
+    )
+    repeats: tuple[int, ...] = option(
+        "Numbers of answers to the same query that averaging tries.", default=REPEATS
+    )
 
     @classmethod
     def for_rows(cls, rows: int, **others: Any) -> "AuditSettings":
@@ -446,14 +446,5 @@ class AuditSettings:
         Raises:
             InvalidOptionError: A value is outside its range.
         """
-        if self.minutes is not None and not self.minutes > 0:
-            raise InvalidOptionError(f"minutes must be positive, but got {self.minutes}.")
-        check_count("seeds", self.seeds)
-        check_count("first_epochs", self.first_epochs)
+        super().__post_init__()
         check_count("most_epochs", self.most_epochs, least=self.first_epochs)
-        for name in ("input_transforms", "widths", "repeats"):
-            if not getattr(self, name):
-                raise InvalidOptionError(f"{name} must hold at least one value, but is empty.")
-        for name in ("widths", "repeats"):
-            for count in getattr(self, name):
-                check_count(f"each of {name}", count)

@@ -437,7 +437,8 @@ def choose(
     if shown is None:
         raise InvalidOptionError("choosing needs the queries, too. Pass --queries (queries=...).")
     number = REFERENCES if references is None else references
-    size, opened = MembershipSettings(number, 0, seed=seed, attacks=CHEAP_ATTACKS), None
+    size = MembershipSettings(references=number, copies=0, seed=seed, attacks=CHEAP_ATTACKS)
+    opened = None
     if goal != "inversion":
         _check_model(goal, target)
         source = AuditSource(

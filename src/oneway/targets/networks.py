@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from oneway.checks import check_above, check_count, check_images, check_labels, check_same_shape
-from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.checks import check_count, check_images, check_labels, check_same_shape
+from oneway.errors import InvalidOptionError
+from oneway.options import Options, option
 from oneway.targets.augmentation import augment
 
 
@@ -103,50 +104,29 @@ class TargetNetwork(nn.Module):
         return logits
 
 
-AUGMENTATIONS = ("none", "moves", "moves-and-mirrors")
-SCHEDULES = ("one-cycle", "constant")
+class TargetTrainingSettings(Options):
+    """Options of training: Adam on cross entropy."""
 
-
-@dataclass(frozen=True)
-class TargetTrainingSettings:
-    """Options of training: Adam on cross entropy.
-
-    Attributes:
-        epochs: Passes over the private images.
-        learning_rate: Step size of Adam; of a cycle, the peak.
-        batch_size: Rows per step.
-        schedule: ``"one-cycle"``: the step rises to ``learning_rate`` and falls to nothing.
-            ``"constant"``: the step stays, with betas (.5, .999) and AMSGrad, as Yang et al. train
-            (CCS 2019).
-        label_smoothing: Share of a label that is spread over all classes, in [0, 1). Scores
-            become less saturated.
-        augmentation: ``"none"``; ``"moves"``: each image is rotated, scaled, shifted and changed in
-            contrast, anew in each epoch; ``"moves-and-mirrors"``: half of them are mirrored, too.
-    """
-
-    epochs: int = 8
-    learning_rate: float = 3e-3
-    batch_size: int = 64
-    label_smoothing: float = 0.0
-    augmentation: Literal["none", "moves", "moves-and-mirrors"] = "none"
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            InvalidOptionError: A value is outside its range.
-            UnknownNameError: The augmentation or the schedule does not exist.
-        """
-        check_count("epochs", self.epochs)
-        check_above("learning_rate", self.learning_rate, 0)
-        check_count("batch_size", self.batch_size, least=2)
-        if not 0 <= self.label_smoothing < 1:
-            raise InvalidOptionError(
-                f"label_smoothing must be in [0, 1), but got {self.label_smoothing}."
-            )
-        UnknownNameError.check("augmentation", self.augmentation, AUGMENTATIONS)
-        UnknownNameError.check("schedule", self.schedule, SCHEDULES)
+    epochs: int = option("Passes over the private images.", default=8)
+    learning_rate: float = option("Step size of Adam; of a cycle, the peak.", default=3e-3, above=0)
+    batch_size: int = option("Rows per step.", default=64, least=2)
+    label_smoothing: float = option(
+        "Share of a label that is spread over all classes. Scores become less saturated.",
+        default=0.0,
+        least=0,
+        below=1,
+    )
+    augmentation: Literal["none", "moves", "moves-and-mirrors"] = option(
+        '``"moves"``: each image is rotated, scaled, shifted and changed in contrast, anew in each '
+        'epoch; ``"moves-and-mirrors"``: half of them are mirrored, too.',
+        default="none",
+    )
+    schedule: Literal["one-cycle", "constant"] = option(
+        '``"one-cycle"``: the step rises to ``learning_rate`` and falls to nothing. '
+        '``"constant"``: the step stays, with betas (.5, .999) and AMSGrad, as Yang et al. train '
+        "(CCS 2019).",
+        default="one-cycle",
+    )
 
 
 def train_target(
