@@ -25,7 +25,7 @@ from oneway.defenses.codebook import CodebookRelease
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.evaluation.records import environment, json_values, source_commit
 from oneway.evaluation.store import write_json_lines
-from oneway.interface.goals import GOALS, Goal
+from oneway.interface.threats import GOALS, Goal
 from oneway.targets import TorchTarget
 
 PARTS = ("members", "non_members", "other members", "other non-members", "own", "queries")

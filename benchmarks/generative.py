@@ -26,7 +26,7 @@ from oneway.benchmark.runner import Experiment, trained_target
 from oneway.contracts import AttackerKnowledge, Reconstructor
 from oneway.data import no_progress
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.evaluation.priors import PriorTrainer
+from oneway.evaluation.attackers import PriorTrainer
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines

@@ -41,7 +41,7 @@ from oneway.benchmark.spec import ExperimentSpec
 from oneway.contracts import Prior
 from oneway.data import Dataset, no_progress
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.evaluation.priors import PriorTrainer
+from oneway.evaluation.attackers import PriorTrainer
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines

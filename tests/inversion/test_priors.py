@@ -8,7 +8,7 @@ import torch
 
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import Store
-from oneway.evaluation.priors import PriorTrainer
+from oneway.evaluation.attackers import PriorTrainer
 from oneway.inversion import Autoencoder, AutoencoderSettings, train_autoencoder
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

@@ -1,4 +1,4 @@
-"""Controls: releases whose leak is known. An audit that misjudges a control is void."""
+"""Controls: releases whose leak is known, some by planted entries. One misjudged voids an audit."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Audit a model: all attackers, their controls, and a verdict that can be checked."""
+"""Audit a model, here or on a Ray cluster: all attackers, their controls, a checkable verdict."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Plan an audit that fits the target run time, and list what is left out for it."""
+"""Settings of an audit, and a plan that fits the target run time, with what it leaves out."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The typed record of an audit for inversion: all results except those of single queries."""
+"""The typed record of an audit: what was found of each threat, without single queries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
     BaselineErrors,
-    Environment,
+    JudgedRelease,
     Provenance,
     TypedRecord,
     environment,
@@ -43,62 +43,37 @@ from oneway.metrics import Interval, bootstrap_gap
 
 
 @dataclass(frozen=True, kw_only=True)
-class InversionRecord(TypedRecord):
-    """The results of an audit for inversion.
+class InversionRecord(JudgedRelease):
+    """The results of an audit for inversion, means over seeds.
+
+    It also has the attributes of :class:`oneway.evaluation.JudgedRelease`.
 
     Attributes:
         release: Name of the release.
         defense: Registered name of the defense, or ``"guarded endpoint"``.
         options: Options of the defense.
-        auxiliary: Auxiliary rows that were used.
-        queries: Test queries.
         classes: Number of classes, K.
         shape: Shape of one query.
         plan: Attackers, decoders and controls, with what was left out.
         seeds: Seeds that were run.
         stopped: Why seeds are missing, if the model failed after the first seed; else None.
-        errors: Mean squared error per pixel of each attacker, mean over seeds.
-        reconstructors: Name of the reconstructor that each attacker chose, on the first seed.
         strongest: Strongest attacker of each seed.
-        baselines: Errors of the baselines, means over seeds.
-        adaptive_error: Error of the strongest attacker, mean over seeds.
-        closed_gap: G, of errors that are averaged over seeds; None where there is no gap. Where
-            the attack failed, it is no measurement.
         closed_gap_by_seed: G of each seed.
         closed_gap_interval: 95 % interval of G over queries.
-        closed_gap_least_confident: G over the least confident 5 % of queries.
-        closed_gap_least_confident_interval: Its 95 % interval.
+        closed_gap_least_confident_interval: 95 % interval of G over the least confident queries.
         least_confident_queries: Number of the least confident queries.
-        label_changes: Number of queries with another released label than the model's.
         keeps_label: Whether the defense promises to keep labels.
         random: Whether the same query is answered differently each time.
         controls: Result of each control, by name.
         void: Whether a control failed.
-        flags: Suspicious facts about the release or the audit.
         privacy: Similarity and re-identification by ``released``, ``clean`` and ``label``.
         reidentified: Shares of re-identified queries, by attacker on the release.
         utility: Quality, distortion and cost for users and the server.
         defender_training_seconds: Seconds that the defense trained.
         examples: Queries that are shown, with errors.
         seconds: Seconds that the audit took.
-        environment: Software and hardware.
-        provenance: Code, date, data and model.
         understanding: What the audit understood of model and data; None in older records.
-        convergence: Epochs of each attacker's decoders on the release, and whether twice as many
-            gain nothing, on the seed that converged least; no entry for an attacker that trains no
-            decoder; empty in older records.
-        clean_convergence: The same on clean scores.
-        numerics: Version of each attacker that took part, on the release or on clean scores; empty
-            in records that are older than versions.
-        attack_failed: Whether no trained attacker beats the label, on some seed; None in older
-            records, of which :meth:`failed` says what their intervals say.
-        detection_limit: Smallest known leak that the attackers find on every seed, as a share of
-            the gap; None if they find none, if the attack did not fail, if there was no time for
-            the search, and in older records.
-        closed_gap_at_least: Bound of G where the attack failed, the lowest of all seeds; None if
-            nothing can be claimed.
-        matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
-            records.
+        clean_convergence: ``convergence`` of the attacks on clean scores.
         embedder: Name of the embedder that re-identified queries.
         guard_version: Version of the guard, if it was given as it serves; else None.
         groups: Leakage of each class and of each value of a column, of those with enough queries;
@@ -110,46 +85,28 @@ class InversionRecord(TypedRecord):
     release: str
     defense: str
     options: Mapping[str, Any]
-    auxiliary: int
-    queries: int
     classes: int
     shape: tuple[int, ...]
     plan: AuditPlan
     seeds: tuple[int, ...]
     stopped: str | None
-    errors: Mapping[str, float]
-    reconstructors: Mapping[str, str]
     strongest: tuple[str, ...]
-    baselines: BaselineErrors
-    adaptive_error: float
-    closed_gap: float | None
     closed_gap_by_seed: tuple[float | None, ...]
     closed_gap_interval: Interval | None
-    closed_gap_least_confident: float | None
     closed_gap_least_confident_interval: Interval | None
     least_confident_queries: int
-    label_changes: int
     keeps_label: bool
     random: bool
     controls: Mapping[str, ControlResult]
     void: bool
-    flags: tuple[Flag, ...]
     privacy: Mapping[str, Any]
     reidentified: Mapping[str, Any]
     utility: Mapping[str, Any]
     defender_training_seconds: float
     examples: Mapping[str, Any]
     seconds: float
-    environment: Environment
-    provenance: Provenance
     understanding: Understanding | None = None
-    convergence: Mapping[str, Convergence] = field(default_factory=dict)
     clean_convergence: Mapping[str, Convergence] = field(default_factory=dict)
-    numerics: Mapping[str, int] = field(default_factory=dict)
-    attack_failed: bool | None = None
-    detection_limit: float | None = None
-    closed_gap_at_least: float | None = None
-    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
     embedder: str = PRINCIPAL_COMPONENTS
     guard_version: str | None = None
     groups: tuple[GroupLeakage, ...] | None = None

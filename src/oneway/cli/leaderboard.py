@@ -184,7 +184,7 @@ def _write_splits(
     device: "torch.device",
 ) -> None:
     from oneway.benchmark import load_data
-    from oneway.benchmark.splits import write_splits
+    from oneway.benchmark.entries import write_splits
     from oneway.evaluation import Store
 
     for board in boards:

@@ -7,9 +7,15 @@ from pathlib import Path
 from oneway.data.arrays import load_npz
 from oneway.data.faces import load_celeba, load_facescrub
 from oneway.data.folders import load_folder
-from oneway.data.images import Dataset, check_size, scale_images
+from oneway.data.images import (
+    Dataset,
+    ProgressCallback,
+    Source,
+    check_size,
+    no_progress,
+    scale_images,
+)
 from oneway.data.mnist import load_digits, load_mnist, load_qmnist
-from oneway.data.source import ProgressCallback, Source, no_progress
 from oneway.errors import UnknownNameError
 
 DATASETS: dict[str, Callable[[Source], Dataset]] = {

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneway.data.arrays import read_npz
-from oneway.data.images import Dataset, Pixels
-from oneway.data.source import Source
+from oneway.data.images import Dataset, Pixels, Source
 from oneway.errors import CorruptDataError, MissingDataError
 from oneway.extras import download_folder, load_extra
 

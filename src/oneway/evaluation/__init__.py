@@ -8,6 +8,7 @@ from oneway.evaluation.recorded import Recording, attack_recorded
 from oneway.evaluation.records import (
     AttackRecord,
     Environment,
+    JudgedRelease,
     Outcome,
     Provenance,
     ReleaseRecord,
@@ -35,6 +36,7 @@ __all__ = [
     "Environment",
     "Flag",
     "GalleryMatching",
+    "JudgedRelease",
     "MatchedScores",
     "MatchingResult",
     "Outcome",

@@ -1,4 +1,4 @@
-"""Flags: suspicious facts about an evaluation or a release."""
+"""Flags: suspicious facts about an evaluation or a release, each with a page that explains it."""
 
 import re
 from dataclasses import dataclass

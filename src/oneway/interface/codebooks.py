@@ -42,7 +42,9 @@ from oneway.evaluation.records import source_commit
 from oneway.evaluation.store import fingerprint
 from oneway.interface.audit_source import CACHE, AuditSource
 from oneway.interface.data import AS_IT_IS, Reading
-from oneway.interface.goals import (
+from oneway.interface.models import read_queries, read_scores
+from oneway.interface.query_columns import read_groups, read_sensitive
+from oneway.interface.threats import (
     CHEAP_ATTACKS,
     REFERENCES,
     Goal,
@@ -50,8 +52,6 @@ from oneway.interface.goals import (
     judged_for_members,
     open_for_members,
 )
-from oneway.interface.models import read_queries, read_scores
-from oneway.interface.query_columns import read_groups, read_sensitive
 from oneway.releases import Outputs
 
 Guard = CodebookRelease | str | Path

@@ -1,4 +1,4 @@
-"""Model selection: train several decoders, each paced by the best before it."""
+"""Model selection: train several decoders, each paced by the best before it, and mix them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

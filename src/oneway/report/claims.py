@@ -8,6 +8,10 @@ intervals over seeds lie wholly on its side, or with ``?``, if they overlap. Whe
 failed, G is not measured, and lies anywhere above its bound: a claim with ``>`` holds if the bound
 lies above the number, and none holds with ``<``. Without a bound, nothing but ``?`` holds. A claim
 on stale records, on one seed or on none is marked as such before the comment.
+
+Words that no record can support say what they rest on instead: ``<!-- basis: definition -->``,
+``<!-- basis: setting -->`` (how something was measured), ``<!-- basis: proof -->`` (an argument
+that the page or its link gives), or ``<!-- basis: FILE -->``, a test or a record of the repository.
 """
 
 import math

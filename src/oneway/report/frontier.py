@@ -1,4 +1,4 @@
-"""The frontier: Pareto-optimal releases, which close most of the gap at their distortion."""
+"""Pareto-optimal releases: the frontier of an experiment, and the candidates of a choice."""
 
 import math
 from collections.abc import Sequence

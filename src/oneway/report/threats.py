@@ -1,4 +1,4 @@
-"""The verdicts of an audit, one for each threat."""
+"""The verdicts of an audit in words and tables, one for each threat."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

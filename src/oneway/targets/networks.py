@@ -1,4 +1,4 @@
-"""The target classifiers of Yang et al. (CCS 2019), which the paper attacks and defends."""
+"""The target classifiers of Yang et al. (CCS 2019), and how a target is trained."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

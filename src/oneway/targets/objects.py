@@ -1,4 +1,4 @@
-"""A model that is at hand as a Python object, as a target."""
+"""A model at hand as a Python object, or built by ``package.module:factory``, as a target."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""The output of an ONNX model that holds the scores: a matrix, or a dictionary for each row."""
+"""Scores of ONNX models of any inputs: which output holds them, and a target of any tensors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

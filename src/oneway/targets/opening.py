@@ -14,7 +14,7 @@ from oneway.contracts import Target
 from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.releases import Outputs
 from oneway.targets.answers import checked_class_names, class_names_of
-from oneway.targets.estimator_files import open_pickle, open_skops
+from oneway.targets.estimator import open_pickle, open_skops
 from oneway.targets.http_endpoint import open_endpoint
 from oneway.targets.objects import open_entry_point
 from oneway.targets.onnx_file import open_onnx, open_onnx_tensors

@@ -1,4 +1,4 @@
-"""A page as one file of HTML, and charts as one file of SVG: neither needs any other file."""
+"""A page as one file of HTML or as Markdown, and charts as one file of SVG that loads nothing."""
 
 import re
 from collections.abc import Mapping, Sequence
