@@ -20,6 +20,8 @@ from oneway.releases import Outputs, logits_from_confidences
 from oneway.targets.answers import (
     AnswerRules,
     Array,
+    FrameRowsTarget,
+    RowsTarget,
     lift_labels,
     refuse_logits,
     to_array,
@@ -35,7 +37,7 @@ from oneway.targets.fitted_columns import (
 )
 
 
-class EstimatorTarget:
+class EstimatorTarget(RowsTarget):
     """A fitted classifier that has ``predict_proba``.
 
     Column ``k`` of its answers is the class ``estimator.classes_[k]``. Images are flattened in
@@ -65,30 +67,6 @@ class EstimatorTarget:
         self.class_names = tuple(map(class_name, self._classes))
         self.features = feature_count(estimator)
         self._columns: tuple[str, ...] = ()
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Answer with ``predict_proba``, as an undefended API does.
-
-        Args:
-            images: ``(N, C, H, W)`` or ``(N, F)`` floating, at least one query. Missing values of
-                records are NaN. Not modified.
-
-        Returns:
-            ``(N, K)`` float32 probabilities on the images' device.
-
-        Raises:
-            InvalidTensorError: The images, or the answers, cannot be used.
-            TargetFailedError: The classifier raised.
-        """
-        return self._confidences(self._rows(images)).to(images.device)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return ``(N, K)`` float64 logits, in nats: for the defender only.
-
-        Raises:
-            OnewayError: See :meth:`__call__`.
-        """
-        return self._logits(self._rows(images)).to(images.device)
 
     def naming(self, columns: Sequence[str]) -> "EstimatorTarget":
         """Return this target with names of its features for messages."""
@@ -177,12 +155,8 @@ class EstimatorTarget:
         self.rules.check(torch.tensor(answer), rows)
 
 
-class FrameEstimatorTarget(EstimatorTarget):
-    """An :class:`EstimatorTarget` that was fitted on a DataFrame, and is asked with one.
-
-    Attributes:
-        feature_names: The columns that the classifier was fitted on, in order.
-    """
+class FrameEstimatorTarget(EstimatorTarget, FrameRowsTarget):
+    """An :class:`EstimatorTarget` that was fitted on a DataFrame, and is asked with one."""
 
     def __init__(
         self, estimator: Any, names: tuple[str, ...], *, batch_size: int, name: str
@@ -191,27 +165,6 @@ class FrameEstimatorTarget(EstimatorTarget):
         super().__init__(estimator, batch_size=batch_size, name=name)
         self.feature_names, self.features = names, len(names)
         self._categories = fitted_categories(estimator, name)
-
-    def frame_confidences(self, frame: Any) -> Tensor:
-        """Return ``(N, K)`` float32 probabilities: the answers of an undefended API.
-
-        Args:
-            frame: A pandas DataFrame with the columns ``feature_names``, in any order. Texts
-                become the categories that LightGBM or XGBoost was fitted on. Not modified.
-
-        Raises:
-            InvalidTensorError: Columns are missing or too many, or cannot be used.
-            TargetFailedError: The classifier raised.
-        """
-        return self._confidences(self._fitted(frame))
-
-    def frame_logits(self, frame: Any) -> Tensor:
-        """Return ``(N, K)`` float64 logits of a frame's rows: see :meth:`logits`.
-
-        Raises:
-            OnewayError: See :meth:`frame_confidences`.
-        """
-        return self._logits(self._fitted(frame))
 
     def _fitted(self, frame: Any) -> Any:
         """Return the columns of a frame as the classifier was fitted on them."""
