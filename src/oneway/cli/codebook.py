@@ -316,7 +316,7 @@ def choose(
 
     from oneway.defenses.candidate_releases import MIN_MEMBERS
     from oneway.interface import choose as choose_release
-    from oneway.report.frontier import candidates_table
+    from oneway.report.candidates import candidates_table
 
     with progress() as report:
         found = choose_release(
