@@ -3,12 +3,18 @@
 from collections.abc import Iterable, Mapping
 
 from oneway.attacks import ATTACKS
+from oneway.attacks.base import Attack
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
+from oneway.attacks.stealing import STEALING_ATTACKS
+
+REGISTERED: Mapping[str, Attack] = {**ATTACKS, **MEMBERSHIP_ATTACKS, **STEALING_ATTACKS}
+"""Attacks of all threats; no two have the same name."""
 
 
 def numerics_of(attackers: Iterable[str]) -> dict[str, int]:
     """Return today's ``numerics`` of the registered ones among attackers, by name."""
     taking_part = set(attackers)
-    return {name: attack.numerics for name, attack in ATTACKS.items() if name in taking_part}
+    return {name: attack.numerics for name, attack in REGISTERED.items() if name in taking_part}
 
 
 def outdated(numerics: Mapping[str, int], attackers: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -74,6 +74,24 @@ def environment(device: torch.device) -> Environment:
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
     )
+
+
+def origin(attackers: Iterable[str] = (), device: torch.device | None = None) -> dict[str, Any]:
+    """Return what a benchmark's record says of the code and the machine that made it.
+
+    Args:
+        attackers: Names of the attackers that took part, of any threat.
+        device: Where networks ran; None: on the CPU.
+
+    Returns:
+        ``environment`` and ``commit``; with attackers, their versions as ``numerics``.
+    """
+    made = {
+        "environment": dataclasses.asdict(environment(device or torch.device("cpu"))),
+        "commit": source_commit(),
+    }
+    versions = numerics_of(attackers)
+    return made | ({"numerics": versions} if versions else {})
 
 
 @dataclass(frozen=True)

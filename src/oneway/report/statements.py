@@ -67,8 +67,7 @@ def claims_page(pages: Mapping[str, str], measurements: Measurements, command: s
         f"Made by `{command}` from stored records; not edited by hand. Each row has words of a "
         "page, the claim that a machine compares with the records, and the 95 % interval that the "
         "records have (over seeds; of the three threats over seeds and rows), or the number of one "
-        "seed. Files of JSON Lines do not say which version of an attacker measured them: their "
-        "claims are never marked as older. A claim holds if the whole interval lies on its side "
+        "seed. A claim holds if the whole interval lies on its side "
         "(`?`: if the intervals overlap); the command and a test fail if one does not hold. Words "
         "with a file in place of a claim rest on that test, and words with *proof* on an "
         "argument.\n",
