@@ -6,7 +6,6 @@ It needs mnist.npz in ``--data-root``.
 """
 
 import argparse
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +17,13 @@ from membership import LOSS, load
 from torch import Tensor
 
 import oneway
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
 from oneway.auditing.references import Candidates, train_reference
 from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.evaluation.records import environment, json_values, source_commit
+from oneway.evaluation.records import json_values, origin
 from oneway.evaluation.store import write_json_lines
 from oneway.interface.threats import GOALS, Goal
 from oneway.targets import TorchTarget
@@ -136,11 +136,7 @@ def main() -> None:
         )
         rows = [defaults(parts, target, audit)] if options.defaults else []
         rows += chosen(options.goals, parts, target, audit)
-    place = {
-        "command": "python benchmarks/choose_goal.py",
-        "environment": dataclasses.asdict(environment(torch.device("cpu"))),
-        "commit": source_commit(),
-    }
+    place = {"command": "python benchmarks/choose_goal.py", **origin(MEMBERSHIP_ATTACKS)}
     for row in rows:
         print(row)
     if options.out is not None:

@@ -17,7 +17,7 @@ is best and worst.
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from oneway.attacks.gmi import (
     BUDGET,
+    GMI,
     STARTS,
     Found,
     search_by_gradient,
@@ -43,7 +44,7 @@ from oneway.data import Dataset, no_progress
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.evaluation.attackers import PriorTrainer
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.metrics import PrincipalComponents
 from oneway.report.figure import draw_reconstructions
@@ -253,7 +254,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures, .png")
     options = parser.parse_args()
     records, console = list[Row](), Console(width=160)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin([GMI.name])
     for name in options.data:
         experiment = experiment_of(name, options.seed, options.cache, options.data_root)
         trainer = PriorTrainer(experiment.store, options.seed)

@@ -22,6 +22,7 @@ from sklearn.preprocessing import minmax_scale
 from torch import Tensor, nn
 
 import oneway
+from oneway.attacks.stealing import STEALING_ATTACKS
 from oneway.auditing import AuditTarget
 from oneway.auditing.stealing import (
     CLEAN,
@@ -35,6 +36,7 @@ from oneway.contracts import Defense
 from oneway.defenses.rounding import Rounding
 from oneway.defenses.top_rounding import TopRounding
 from oneway.evaluation import Store
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TorchTarget
 from oneway.targets.networks import TargetTrainingSettings, train_target
@@ -133,8 +135,7 @@ def rows(record: StealingRecord) -> Iterator[dict[str, Any]]:
             "label_score_error": result.thefts[LABEL].score_error,
             "score_error": result.thefts[RELEASED].score_error,
             "verdict": result.verdict,
-            "environment": asdict(record.environment),
-            "commit": record.provenance.commit,
+            **origin(STEALING_ATTACKS),
         }
 
 

@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 import oneway
 from oneway.attacks import ATTACKS, LabelOnly
+from oneway.attacks.base import Attack
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
+from oneway.attacks.stealing import STEALING_ATTACKS
 from oneway.errors import CorruptDataError, OnewayError
 from oneway.evaluation.convergence import Convergence, not_trained_out
 from oneway.evaluation.flags import Flag
@@ -32,11 +35,17 @@ from oneway.metrics import distortion
 from oneway.parsing import build_from
 from oneway.targets import Trace
 
+REGISTERED: Mapping[str, Attack] = {**ATTACKS, **MEMBERSHIP_ATTACKS, **STEALING_ATTACKS}
+"""Attacks of all threats; no two have the same name."""
+
+SCHEMA = 2
+"""Version of the records' form. Raise it when a field changes its name or meaning."""
+
 
 def numerics_of(attackers: Iterable[str]) -> dict[str, int]:
     """Return today's ``numerics`` of the registered ones among attackers, by name."""
     taking_part = set(attackers)
-    return {name: attack.numerics for name, attack in ATTACKS.items() if name in taking_part}
+    return {name: attack.numerics for name, attack in REGISTERED.items() if name in taking_part}
 
 
 def outdated(numerics: Mapping[str, int], attackers: Iterable[str]) -> tuple[str, ...]:
@@ -50,10 +59,6 @@ def outdated(numerics: Mapping[str, int], attackers: Iterable[str]) -> tuple[str
     names = dict.fromkeys((*numerics, *attackers))
     today = numerics_of(names)
     return tuple(name for name in names if name not in today or numerics.get(name) != today[name])
-
-
-SCHEMA = 2
-"""Version of the records' form. Raise it when a field changes its name or meaning."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,24 @@ def environment(device: torch.device) -> Environment:
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
     )
+
+
+def origin(attackers: Iterable[str] = (), device: torch.device | None = None) -> dict[str, Any]:
+    """Return what a benchmark's record says of the code and the machine that made it.
+
+    Args:
+        attackers: Names of the attackers that took part, of any threat.
+        device: Where networks ran; None: on the CPU.
+
+    Returns:
+        ``environment`` and ``commit``; with attackers, their versions as ``numerics``.
+    """
+    made = {
+        "environment": dataclasses.asdict(environment(device or torch.device("cpu"))),
+        "commit": source_commit(),
+    }
+    versions = numerics_of(attackers)
+    return made | ({"numerics": versions} if versions else {})
 
 
 @dataclass(frozen=True)

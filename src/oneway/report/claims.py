@@ -3,7 +3,8 @@
 ``<!-- claim: EXPERIMENT PRESET "RELEASE" VALUE < NUMBER -->`` stands right after its sentence. The
 sign may be ``>``, or ``?`` where seeds do not decide; the number may be ``"OTHER RELEASE"`` or
 ``"OTHER RELEASE" VALUE``, of the same experiment. EXPERIMENT may be a file of JSON Lines: PRESET is
-then the ``data`` of its records, and VALUE a field with a half width. A claim holds if the 95 %
+then the ``data`` of its records, and VALUE a field with a half width; ``numerics`` of a record says
+which version of each attacker took part. A claim holds if the 95 %
 intervals over seeds lie wholly on its side, or with ``?``, if they overlap. Where the attack
 failed, G is not measured, and lies anywhere above its bound: a claim with ``>`` holds if the bound
 lies above the number, and none holds with ``<``. Without a bound, nothing but ``?`` holds. A claim
@@ -25,11 +26,13 @@ from markdown_it import MarkdownIt
 from oneway.benchmark import Summary
 from oneway.benchmark.summary import Estimate
 from oneway.errors import CorruptDataError
+from oneway.evaluation.records import outdated
 from oneway.evaluation.store import read_json_lines
 from oneway.report.measured import BLOCK, Measurements
+from oneway.report.sentences import OLDER
 from oneway.report.table import Listing
 
-OLDER, ONE_SEED, MISSING = "measured by older attackers", "one seed", "not measured"
+ONE_SEED, MISSING = "one seed", "not measured"
 MARKS = (OLDER, ONE_SEED, MISSING)
 COMMENT = re.compile(r"<!-- claim: (.+?) -->", re.DOTALL)
 CLAIMS = re.compile(
@@ -39,7 +42,7 @@ CLAIMS = re.compile(
 """All claims of a sentence, with their marks."""
 
 BY_ATTACKERS = ("closed_gap", "adaptive_error", "error ", "baseline ")
-"""First letters of the values that attackers measure; others are of the release alone."""
+"""First letters of values that attackers measure; other values are of the release alone."""
 
 PARTS = re.compile(
     r'(?P<experiment>\S+)(?: (?P<preset>[^\s"]+))? "(?P<release>[^"]+)" (?P<value>\S.*?) '
@@ -122,7 +125,8 @@ def judge(claim: str, measurements: Measurements, where: str) -> Judgement:
     else:
         right = _interval(claim, other, parts["its"] or parts["value"], where)
     below, above = left[1] < right[0], left[0] > right[1]
-    attacked = any(value.startswith(BY_ATTACKERS) for value in (parts["value"], parts["its"] or ""))
+    values = (parts["value"], parts["its"] or "")
+    attacked = isinstance(first, Averages) or any(v.startswith(BY_ATTACKERS) for v in values)
     marks = {OLDER} if attacked and (first.outdated or other.outdated) else set()
     marks |= {ONE_SEED} if min(len(first.seeds), len(other.seeds)) == 1 else set()
     return Judgement(
@@ -150,6 +154,7 @@ def _summaries(
                 for name in row
                 if f"{name}_half_width" in row
             },
+            outdated(row.get("numerics", {}), ()),
         )
         for row in read_json_lines(measurements.folder / experiment)
         if row.get("data") == preset and {"release", "seeds"} <= row.keys()
@@ -240,8 +245,7 @@ def claims_page(pages: Mapping[str, str], measurements: Measurements, command: s
         f"Made by `{command}` from stored records; not edited by hand. Each row has words of a "
         "page, the claim that a machine compares with the records, and the 95 % interval that the "
         "records have (over seeds; of the three threats over seeds and rows), or the number of one "
-        "seed. Files of JSON Lines do not say which version of an attacker measured them: their "
-        "claims are never marked as older. A claim holds if the whole interval lies on its side "
+        "seed. A claim holds if the whole interval lies on its side "
         "(`?`: if the intervals overlap); the command and a test fail if one does not hold. Words "
         "with a file in place of a claim rest on that test, and words with *proof* on an "
         "argument.\n",

@@ -31,6 +31,7 @@ from oneway.benchmark.entries import ENTRY
 from oneway.benchmark.summary import outdated_attackers
 from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
 from oneway.evaluation import ReleaseRecord, read_records
+from oneway.evaluation.records import outdated
 from oneway.evaluation.store import read_json_lines
 from oneway.report.audit import is_stale, verdict
 from oneway.report.experiments import (
@@ -43,7 +44,7 @@ from oneway.report.experiments import (
     spread,
     summary_table,
 )
-from oneway.report.sentences import MARK, NOT_TRAINED_OUT, STALE_AUDIT, baselines_sentence
+from oneway.report.sentences import MARK, NOT_TRAINED_OUT, OLDER, STALE_AUDIT, baselines_sentence
 from oneway.report.table import Column, Listing
 
 RECORDS = "*-seed*.jsonl"
@@ -370,7 +371,9 @@ def _lines(measurements: Measurements, words: list[str], lines: list[str]) -> st
     named = [str(row["commit"]).split(", ") for row in shown_rows if row.get("commit")]
     commits = sorted({commit for row in named for commit in row})
     code = f"commit {', '.join(commits)}" if commits else "older code, of which no commit is stored"
-    return f"{Listing(path.stem, columns, shown_rows).markdown()}\nMeasured: {code}.\n"
+    older = any(outdated(row.get("numerics", {}), ()) for row in shown_rows)
+    measured = OLDER.capitalize() if older else "Measured"
+    return f"{Listing(path.stem, columns, shown_rows).markdown()}\n{measured}: {code}.\n"
 
 
 def _with_half_width(field: str, format_: str, row: Mapping[str, Any]) -> str | None:
