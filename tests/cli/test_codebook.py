@@ -13,7 +13,7 @@ from oneway.cli import codebook
 from oneway.defenses.codebook import CodebookRelease, DecoyOptions
 from oneway.errors import CorruptDataError
 from oneway.evaluation import yardsticks
-from oneway.interface.query_columns import read_groups
+from oneway.interface.models import read_groups
 from oneway.options import options_of
 from oneway.releases import release
 

@@ -25,8 +25,6 @@ from oneway.defenses import guard_version
 from oneway.defenses.codebook import Certificate
 from oneway.evaluation.convergence import Convergence
 from oneway.evaluation.defenders import FittedDefense
-from oneway.evaluation.flags import Flag
-from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
     BaselineErrors,
@@ -121,50 +119,26 @@ class InversionRecord(JudgedRelease):
         return reaches or LabelOnly.name in self.strongest
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The results of an audit's tasks, before they are summed up.
-
-    Attributes:
-        plan: Attackers, decoders and controls, with what was left out.
-        seed_results: Result of each seed that was run.
-        controls: Result of each control, by name.
-        flags: Suspicious facts about the release or the audit.
-        measures: Similarity and re-identification, of the first seed.
-        utility: Quality, distortion and cost for users and the server.
-        fitted: The defense, ready to answer.
-        answers: Answers of the model and of the release.
-        stopped: Why seeds are missing, if the model failed after the first seed; else None.
-        examples: Queries that are shown, with errors.
-        matching: Shares of queries that ``matching`` identifies, by kind of gallery.
-        seconds: Seconds that the audit took.
-        understanding: What the audit understood of model and data.
-    """
-
-    plan: AuditPlan
-    seed_results: Sequence[SeedResult]
-    controls: Mapping[str, ControlResult]
-    flags: Sequence[Flag]
-    measures: Measures
-    utility: Mapping[str, Any]
-    fitted: FittedDefense
-    answers: Answers
-    stopped: str | None
-    examples: Mapping[str, Any]
-    matching: Mapping[str, MatchingResult]
-    seconds: float
-    understanding: Understanding | None
-
-
-def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> InversionRecord:
+def compose_record(
+    audited: AuditTarget,
+    seed: int,
+    results: Sequence[SeedResult],
+    measures: Measures,
+    fitted: FittedDefense,
+    answers: Answers,
+    **known: Any,
+) -> InversionRecord:
     """Return the record of an audit.
 
     Args:
         audited: Model, data and release.
-        findings: Results of the audit's tasks.
         seed: First of the seeds; draws the bootstrap's queries.
+        results: Result of each seed that was run.
+        measures: Similarity and re-identification, of the first seed.
+        fitted: The defense, ready to answer.
+        answers: Answers of the model and of the release.
+        known: Fields of the record that do not follow from these.
     """
-    results, answers = findings.seed_results, findings.answers
     names = list(results[0].results)
     tail = least_confident(answers.clean_test)
 
@@ -177,13 +151,11 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Inver
         release=audited.release.name,
         defense="guarded endpoint" if audited.guarded else audited.release.defense,
         options=json_values(audited.release.options),
-        auxiliary=findings.plan.auxiliary,
+        auxiliary=known["plan"].auxiliary,
         queries=len(audited.test),
         classes=answers.clean.shape[-1],
         shape=tuple(audited.test.shape[1:]),
-        plan=findings.plan,
         seeds=tuple(result.seed for result in results),
-        stopped=findings.stopped,
         errors={name: _mean([result.results[name].error for result in results]) for name in names},
         reconstructors={name: results[0].results[name].reconstructor for name in names},
         strongest=tuple(result.verdict.strongest for result in results),
@@ -198,40 +170,34 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Inver
         closed_gap_least_confident_interval=tail_interval,
         least_confident_queries=len(tail),
         label_changes=answers.label_changes,
-        keeps_label=audited.guarded is None and findings.fitted.defense.keeps_label,
+        keeps_label=audited.guarded is None and fitted.defense.keeps_label,
         random=answers.random,
-        controls=findings.controls,
-        void=bool(failed_controls(findings.controls)),
-        flags=tuple(findings.flags),
-        privacy=findings.measures.summary,
-        reidentified=findings.measures.reidentified,
-        utility=findings.utility,
-        defender_training_seconds=findings.fitted.seconds,
-        examples=findings.examples,
-        seconds=findings.seconds,
+        void=bool(failed_controls(known["controls"])),
+        privacy=measures.summary,
+        reidentified=measures.reidentified,
+        defender_training_seconds=fitted.seconds,
         environment=environment(audited.test.device),
         provenance=Provenance.now(
             fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
         ),
-        understanding=findings.understanding,
         convergence=convergence_over([result.results for result in results]),
         clean_convergence=convergence_over([result.clean_results for result in results]),
         numerics=numerics_of((*results[0].baselines.attackers, *names)),
         **_bound([result.verdict for result in results], interval),
-        matching=findings.matching,
-        embedder=findings.measures.embedder,
+        **known,
+        embedder=measures.embedder,
         guard_version=None if audited.guard is None else guard_version(audited.guard),
         groups=leakage_by_group(
-            results, findings.measures, audited, answers, _class_names(findings, answers)
+            results, measures, audited, answers, _class_names(known["understanding"], answers)
         ),
     )
 
 
-def _class_names(findings: Findings, answers: Answers) -> list[str]:
+def _class_names(understanding: Understanding | None, answers: Answers) -> list[str]:
     """Return the names of the classes; their numbers where no names are known."""
-    if findings.understanding is None:
+    if understanding is None:
         return [str(place) for place in range(answers.clean.shape[-1])]
-    return [each.name for each in findings.understanding.classes]
+    return [each.name for each in understanding.classes]
 
 
 def _bound(verdicts: Sequence[Verdict], interval: Interval | None) -> dict[str, Any]:

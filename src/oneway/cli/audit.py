@@ -25,8 +25,7 @@ from oneway.cli.common import (
     progress,
 )
 from oneway.cli.completion import defense_names
-from oneway.cli.config import ConfigFile
-from oneway.cli.paths import Reads, Writes, existing_file
+from oneway.cli.paths import ConfigFile, Reads, Writes, existing_file
 from oneway.cli.sources import gathers, model_options, reads_data
 from oneway.errors import InvalidOptionError
 

@@ -2,7 +2,14 @@
 
 from oneway.inversion.autoencoder import Autoencoder, AutoencoderSettings, train_autoencoder
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
-from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
+from oneway.inversion.inverter import (
+    INVERTER_WIDTHS,
+    Inverter,
+    RecordInverter,
+    build_inverter,
+    default_depth,
+    full_depth,
+)
 from oneway.inversion.model_selection import (
     DecoderSpec,
     MeanInput,
@@ -12,7 +19,6 @@ from oneway.inversion.model_selection import (
     non_negative_weights,
     train_each,
 )
-from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
 from oneway.inversion.training import (
     HELD_OUT,
     YANG_SETTINGS,

@@ -2,7 +2,7 @@
 
 from oneway.targets.answers import class_names_of
 from oneway.targets.augmentation import ask_variants, jitter
-from oneway.targets.callables import CallableTarget, ScoredCallableTarget
+from oneway.targets.callables import CallableTarget, RecordedTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
 from oneway.targets.networks import (
     TARGET_PRESETS,
@@ -12,7 +12,6 @@ from oneway.targets.networks import (
 )
 from oneway.targets.objects import target_of
 from oneway.targets.opening import open_target, target_kind
-from oneway.targets.recorded import RecordedTarget
 from oneway.targets.records import records_target
 from oneway.targets.torch_module import TorchTarget
 

@@ -18,12 +18,11 @@ from oneway.errors import (
 )
 from oneway.releases import Outputs
 from oneway.targets.answers import Array, refuse_logits, require_outputs
-from oneway.targets.callables import CallableTarget, callable_target
+from oneway.targets.callables import CallableTarget, RecordedTarget, callable_target
 from oneway.targets.defended import DefendedTarget
 from oneway.targets.estimator import estimator_target
 from oneway.targets.modules import named_in_config, names_its_logits
 from oneway.targets.onnx_file import session_target
-from oneway.targets.recorded import RecordedTarget
 from oneway.targets.torch_module import TorchTarget
 
 OWN_TARGETS = (CallableTarget, DefendedTarget, RecordedTarget, ScoredTarget)
