@@ -67,6 +67,7 @@ def pytest_collection():
     finally:
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # what tests leave in cycles is little and short-lived
         gc.enable()
 
 
@@ -112,12 +113,10 @@ def cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("ONEWAY_KEY", "0123456789abcdef")  # as each machine of a cluster has it
         patch.delenv("RAY_ADDRESS", raising=False)
-        # Each is another Python to start: one that would add machines, one that would show logs.
-        for process in ("start_monitor", "start_log_monitor"):
-            patch.setattr(f"ray._private.node.Node.{process}", lambda _: None)
-        ray.init(
-            num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
-        )
+        # Each is another Python to start: to add machines, to show logs, to show a page.
+        for process in ("start_monitor", "start_log_monitor", "start_api_server"):
+            patch.setattr(f"ray._private.node.Node.{process}", lambda *_, **__: None)
+        ray.init(num_cpus=2, log_to_driver=False, object_store_memory=2**27)
         yield ray
         ray.shutdown()
 

@@ -14,9 +14,11 @@ from oneway.auditing import (
     ModelAudit,
     control_runs,
     measures,
+    model_audit,
     pacing,
     tasks,
 )
+from oneway.auditing.controls import controls_for
 from oneway.data import Column
 from oneway.evaluation import Store
 from oneway.inversion import TrainingSettings
@@ -135,8 +137,15 @@ def search_little(patch):
     patch.setattr(kernel_ridge, "PENALTIES", (0.1, 1.0))
 
 
+FEW_CONTROLS = ("identity", "planted-levels", "planted-scores", "label-only")
+"""One or two of each result that controls are expected to have."""
+
+
 def quickly(patch):
-    """Train on small batches, whatever the epochs, and measure what things cost in a moment."""
+    """Train on small batches, whatever the epochs; run few controls, and time things in a moment.
+
+    All controls are judged in ``tests/auditing/test_control_runs.py``.
+    """
 
     def settings_for(epochs):
         return TrainingSettings(
@@ -148,6 +157,10 @@ def quickly(patch):
             grace=2,
         )
 
+    def few_controls(attacks, classes):
+        return tuple(name for name in controls_for(attacks, classes) if name in FEW_CONTROLS)
+
+    patch.setattr(model_audit, "controls_for", few_controls)
     for module in (tasks, control_runs):
         patch.setattr(module, "settings_for", settings_for)
     patch.setattr(pacing, "TIMED_SECONDS", 0.01)
