@@ -5,8 +5,8 @@
 Any warning is an error. The navigation, which is the same on all pages, is written on the named
 pages alone; objects of a module are not repeated in the contents of its page; quotes stay straight;
 a default is shown by its value, which needs no source; a word has its stem looked up once, and a
-name its object; nobody looks for translations, citations, C or C++; and nodes are found in one
-pass, not by one generator for each node above them.
+name its object; nobody looks for citations, C or C++; and nodes are found in one pass, not by one
+generator for each node above them.
 """
 
 import functools
@@ -32,12 +32,7 @@ def find_all(node, kind):
     return iter(found)
 
 
-ELSEWHERE = (
-    "sphinx.domains.c",
-    "sphinx.domains.citation",
-    "sphinx.domains.cpp",
-    "sphinx.transforms.i18n",
-)
+ELSEWHERE = ("sphinx.domains.c", "sphinx.domains.citation", "sphinx.domains.cpp")
 """Modules whose transforms walk through every page, and find nothing on ours."""
 
 
