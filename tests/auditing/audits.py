@@ -141,11 +141,17 @@ FEW_CONTROLS = ("identity", "planted-levels", "planted-scores", "label-only")
 """One or two of each result that controls are expected to have."""
 
 
-def quickly(patch):
-    """Train on small batches, whatever the epochs; run few controls, and time things in a moment.
+def run_few_controls(patch):
+    """Leave audits these controls; ``test_model_audit.py`` runs all of them."""
 
-    All controls are judged in ``tests/auditing/test_control_runs.py``.
-    """
+    def few(attacks, classes):
+        return tuple(name for name in controls_for(attacks, classes) if name in FEW_CONTROLS)
+
+    patch.setattr(model_audit, "controls_for", few)
+
+
+def quickly(patch):
+    """Train on small batches, whatever the epochs, and measure what things cost in a moment."""
 
     def settings_for(epochs):
         return TrainingSettings(
@@ -157,10 +163,6 @@ def quickly(patch):
             grace=2,
         )
 
-    def few_controls(attacks, classes):
-        return tuple(name for name in controls_for(attacks, classes) if name in FEW_CONTROLS)
-
-    patch.setattr(model_audit, "controls_for", few_controls)
     for module in (tasks, control_runs):
         patch.setattr(module, "settings_for", settings_for)
     patch.setattr(pacing, "TIMED_SECONDS", 0.01)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import guarded_servers
-from auditing.audits import BLACK_BOX, ROWS, TESTS, TINY, Scores, blobs, quickly
+from auditing.audits import BLACK_BOX, ROWS, TESTS, TINY, Scores, blobs, quickly, run_few_controls
 from endpoints import OpenInferenceServer, as_json, running
 from laws import looped
 from oneway.auditing import AuditRecord, AuditSettings, ModelAudit
@@ -58,6 +58,7 @@ def _small_audits():
     """The commands are real; only how long decoders are trained is not."""
     with pytest.MonkeyPatch.context() as patch:
         quickly(patch)
+        run_few_controls(patch)
 
         def for_rows(cls, rows, **others):  # noqa: ARG001
             return dataclasses.replace(TINY, **others)
