@@ -26,7 +26,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("default", deadline=None, max_examples=60)
 # The same few examples each time; developers search further, and elsewhere.
-settings.register_profile("ci", settings.get_profile("default"), derandomize=True, max_examples=25)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 GROUPS = {
