@@ -111,6 +111,10 @@ def cluster():
     ray = pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # On a busy machine Ray's own processes take longer to start than Ray waits for them.
+        patch.setenv("RAY_agent_register_timeout_ms", "300000")
+        patch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "300")
+        patch.setenv("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "300")
         patch.setenv("ONEWAY_KEY", "0123456789abcdef")  # as each machine of a cluster has it
         patch.delenv("RAY_ADDRESS", raising=False)
         # Each is another Python to start: to add machines, to show logs, to show a page.

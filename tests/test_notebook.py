@@ -29,10 +29,9 @@ json.dumps({
 SHORTER = {
     "auxiliary=2000, calibration=1000, test=500": "auxiliary=1000, calibration=800, test=300",
     "epochs=6": "epochs=4",
-    "epochs=10": "epochs=6",
     "(1, 32, 32), width=16": "(1, 32, 32), width=8",
 }
-"""What tests put in the place of what a reader runs: a third of the work."""
+"""What tests put in the place of what a reader runs: less than half of the work."""
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from oneway.auditing import (
 )
 from oneway.auditing.controls import controls_for
 from oneway.data import Column
-from oneway.evaluation import Store
+from oneway.evaluation import Store, yardsticks
 from oneway.inversion import TrainingSettings
 from oneway.releases import release
 from oneway.targets import TorchTarget
@@ -129,7 +129,8 @@ TINY = AuditSettings(
 
 
 def search_little(patch):
-    """Leave attackers who train no decoder a few choices of the many that they try."""
+    """Leave attackers who train no decoder few choices, and attacks of certificates few rows."""
+    patch.setattr(yardsticks, "ATTACKER_ROWS", 80)
     patch.setattr(gmi, "STEPS", 20)
     patch.setattr(gmi, "BUDGET", 4 * gmi.OFFSPRING)
     patch.setattr(optimising, "STEPS", (20,))

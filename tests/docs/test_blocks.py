@@ -13,7 +13,6 @@ from fences import LANGUAGES, ROOT, WRITE, PageRun, blocks_of, check_command, co
 from guarded_servers import logged
 from invoking import all_commands
 from oneway.auditing import AuditSettings
-from oneway.evaluation import yardsticks
 
 PAGES = sorted(
     [path.name for path in ROOT.glob("*.md")]
@@ -42,7 +41,6 @@ def _little_search():
     with pytest.MonkeyPatch.context() as patch:
         if not WRITE:
             search_little(patch)
-            patch.setattr(yardsticks, "ATTACKER_ROWS", 200)
             small = functools.partial(AuditSettings, first_epochs=8, most_epochs=8, widths=(8,))
             patch.setattr(AuditSettings, "for_rows", lambda _, **others: small(**others))
         yield
