@@ -218,12 +218,13 @@ def _over_budget(certificate: "Certificate", budget: "Budget | None") -> Iterato
         "l1_quantile": l1["p95"],
         "logits": logits["mean"],
         "bits": certificate.bits_measured,
+        "top5_kept": certificate.top5_kept or 0.0,
     }
     for name in budget.broken(measured):
         yield (
-            f"{name} is {measured[name]:.4g} on the queries that certify, above the limit of "
-            f"{budget.limits[name]:g}, which holds on the queries that fit. Pass more queries, or "
-            "lower the limit."
+            f"{name} is {measured[name]:.4g} on the queries that certify, beyond the limit "
+            f"of {budget.limits[name]:g}, which holds on the queries that fit. Pass more queries, "
+            "or set a stricter limit."
         )
 
 
