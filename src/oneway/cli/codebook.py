@@ -20,6 +20,7 @@ from oneway.cli.common import (
     command,
     command_line,
     print_json,
+    print_table,
     progress,
 )
 from oneway.cli.paths import Writes
@@ -345,9 +346,12 @@ def choose(
     if as_json:
         print_json({**_plain_choice(found), "command": words})
         return
-    Console().print(candidates_table(found.frontier), crop=False)
-    for line in (*_recommendation(found, max_l1, goal), f"Make it: {shlex.join(words)}"):
-        typer.echo(line)
+    table = candidates_table(found.frontier, found.candidate)
+    print_table(table, table.notes())
+    console = Console()
+    for line in _recommendation(found, max_l1, goal):
+        console.print(line, highlight=False, markup=False)
+    typer.echo(f"Make it: {shlex.join(words)}")
 
 
 HIDDEN = {

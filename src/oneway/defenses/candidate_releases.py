@@ -53,6 +53,9 @@ RELEASE_GRID: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )
 """Candidates without a table, by defense and options."""
 
+L1_DIGITS = 4
+"""Decimals to which candidates' mean L1 distances are compared: users lose nothing by less."""
+
 MIN_MEMBERS = (5, 20)
 """Default ``min_members`` of the candidate codebooks."""
 
@@ -317,9 +320,15 @@ def choose_candidate(candidates: list[ReleaseCandidate], l1_budget: float) -> Re
 
 
 def pareto_optimal(candidates: list[ReleaseCandidate]) -> list[ReleaseCandidate]:
-    """Return the candidates that no other beats in both distortion and what they hide."""
+    """Return the candidates that no other beats in both distortion and what they hide.
+
+    Distortions that are the same to ``L1_DIGITS`` decimals count as equal: the candidate that hides
+    most stands for all of them.
+    """
     best, kept = -math.inf, list[ReleaseCandidate]()
-    for candidate in sorted(candidates, key=lambda each: (each.l1_mean, -each.hidden)):
+    for candidate in sorted(
+        candidates, key=lambda each: (round(each.l1_mean, L1_DIGITS), -each.hidden)
+    ):
         if candidate.hidden > best:
             best = candidate.hidden
             kept.append(candidate)
