@@ -52,20 +52,30 @@ VariantWeight = Annotated[
         "--variants or --repeats."
     ),
 ]
-MaxL1 = Annotated[float | None, typer.Option(help="Budget: mean L1 distance of probabilities.")]
-MaxL1P95 = Annotated[float | None, typer.Option(help="Budget: 95 % quantile of that distance.")]
+MaxL1 = Annotated[
+    float | None, typer.Option(min=0, max=2, help="Budget: mean L1 distance of probabilities.")
+]
+MaxL1P95 = Annotated[
+    float | None, typer.Option(min=0, max=2, help="Budget: 95 % quantile of that distance.")
+]
 MaxLogits = Annotated[
-    float | None, typer.Option(help="Budget: mean difference of centered logits, in nats.")
+    float | None,
+    typer.Option(min=0, help="Budget: mean difference of centered logits, in nats."),
 ]
 KeepTop5 = Annotated[
-    float | None, typer.Option(help="Budget: share of the five likeliest classes kept.")
+    float | None,
+    typer.Option(min=0, max=1, help="Budget: share of the five likeliest classes kept."),
 ]
-MaxBits = Annotated[float | None, typer.Option(help="Budget: bits beyond the label, measured.")]
+MaxBits = Annotated[
+    float | None, typer.Option(min=0, help="Budget: bits beyond the label, measured.")
+]
 MaxCells = Annotated[
     int | None,
     typer.Option(min=1, help="Cells of the table, at most: fewer identify fewer candidates."),
 ]
-HeldOut = Annotated[float, typer.Option(help="Share of the queries that certify and do not fit.")]
+HeldOut = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the queries that certify and do not fit.")
+]
 MaxGroupShare = Annotated[
     float, typer.Option(help="Largest share of one group in a cell; cells above it are merged.")
 ]

@@ -142,6 +142,12 @@ def measure_candidates(
     check_images(queries, rows=len(logits))
     judging, fitting = _parts(queries, generator, held_out, groups, drop_copies)[1:]
     fitting = fitting[first_copies(query_keys(queries[fitting.to(queries.device)]))]
+    if len(fitting) < max(min_members):
+        raise InvalidOptionError(
+            f"cells of {max(min_members)} members need as many distinct queries to fit them, but "
+            f"{len(fitting)} of {len(queries)} queries fit, and the others judge and certify. Pass "
+            "more queries, or lower min_members."
+        )
     judging, fitting = judging.to(logits.device), fitting.to(logits.device)
     shown, asked = queries[judging].flatten(1), logits[judging]
     own = None if groups is None else groups.to(fitting.device)[fitting]
