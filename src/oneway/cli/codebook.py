@@ -486,7 +486,11 @@ def show_certificate(
 
     from oneway.defenses.codebook import ASSUMPTIONS
     from oneway.report.page import certificate_page, write_page
-    from oneway.report.page.certificate import certificate_lines, certificate_table
+    from oneway.report.page.certificate import (
+        certificate_lines,
+        certificate_table,
+        certificate_verdict,
+    )
     from oneway.report.page.composition import composition_table
     from oneway.report.page.identification import identification_table
 
@@ -496,8 +500,9 @@ def show_certificate(
         print_json(certificate.as_json())
         return
     console = Console()
+    console.print(f"{certificate_verdict(certificate)[1]}.", style="bold", markup=False)
     for line in certificate_lines(certificate):
-        console.print(line, highlight=False, markup=False)
+        console.print(f"• {line}", highlight=False, markup=False)
     if certificate.identification is not None:
         console.print(identification_table(certificate.identification), crop=False)
     if certificate.composition is not None:
