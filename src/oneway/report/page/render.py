@@ -17,6 +17,8 @@ from oneway.report.table import Listing
 NUMBER = re.compile(r"$|-?[\d.]+\b|-$")
 """The start of a cell that holds a number, which is flush right."""
 
+CODE = re.compile(r"`([^`]+)`")
+
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 """An option of a command, which a browser would break after a dash."""
 
@@ -107,9 +109,9 @@ def _tight(text: str) -> Markup:
 
 
 def _whole(text: str) -> Markup:
-    """Keep each option of a command on one line."""
+    """Keep each option of a command on one line, and show text between backticks as code."""
     marked = OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text)))
-    return Markup(marked)  # noqa: S704  escaped above
+    return Markup(CODE.sub(r"<code>\1</code>", marked))  # noqa: S704  escaped above
 
 
 def _texts(listing: Listing) -> set[int]:
