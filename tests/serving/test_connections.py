@@ -98,12 +98,16 @@ def test_a_request_that_does_not_come_is_not_waited_for():
 
 
 def test_an_idle_connection_stays_open_as_long_as_the_setting_says():
-    with serving(timeout_seconds=1) as patient, serving(keep_alive_seconds=1) as hasty:
-        with connected(patient) as kept, connected(hasty) as closed:
-            assert used(kept)
-            assert used(closed)
-            assert told(closed) == b""
-            assert used(kept)
+    with (
+        serving(timeout_seconds=1) as patient,
+        serving(keep_alive_seconds=1) as hasty,
+        connected(patient) as kept,
+        connected(hasty) as closed,
+    ):
+        assert used(kept)
+        assert used(closed)
+        assert told(closed) == b""
+        assert used(kept)
 
 
 @pytest.mark.hostile("bytes that keep arriving after the answer", 1, "the connection is closed")
