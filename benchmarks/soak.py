@@ -285,6 +285,7 @@ def serving(name: str, folder: Path, *arguments: str) -> Iterator[Server]:
     """Run a server until the block ends; it must end well."""
     command = [*COMMAND, *arguments, "--port", "0"]
     command += ["--setting", f"timeout_seconds={TIMEOUT}", "--setting", "log_level=error"]
+    command += ["--setting", "keep_alive_seconds=5"]
     log = folder / f"{name}.log"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(  # noqa: S603  our own command

@@ -9,7 +9,6 @@ import oneway.benchmark
 from auditing.audits import search_little
 from oneway.benchmark import bundled_spec
 from oneway.benchmark.spec import DataSpec
-from oneway.evaluation import yardsticks
 from oneway.inversion import TrainingSettings
 from oneway.targets import TargetTrainingSettings
 from report.page.reading import assert_stands_alone
@@ -31,8 +30,6 @@ def small_demo(monkeypatch):
     )
     monkeypatch.setattr(oneway.benchmark, "bundled_spec", lambda _: small)
     search_little(monkeypatch)
-    # How strong attacks on clean scores are is tested elsewhere.
-    monkeypatch.setattr(yardsticks, "ATTACKER_ROWS", 80)
     return small
 
 

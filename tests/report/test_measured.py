@@ -169,12 +169,12 @@ def test_an_audit_says_its_verdict_and_if_older_attackers_made_it(tmp_path):
     stored_values = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
     values = stored_values["inversion"]
     quoted = [line for line in renew_blocks(page, kept, "p").splitlines() if line[:2] == "> "]
-    assert quoted[0] == f"> {STALE_AUDIT}"
+    assert quoted[0] == f"> - {STALE_AUDIT}"
     values["numerics"] = numerics_of(ATTACKS)
     (tmp_path / "audit.json").write_text(json.dumps(stored_values), encoding="utf-8")
     fresh = [line for line in renew_blocks(page, kept, "p").splitlines() if line[:2] == "> "]
     assert fresh == quoted[1:]
-    assert fresh[0].startswith(f"> The release closes G = {values['closed_gap']:.2f} of the gap")
+    assert fresh[0].startswith(f"> - The release closes G = {values['closed_gap']:.2f} of the gap")
 
 
 @looped(

@@ -103,8 +103,13 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            refuse_overwriting(function, kwargs)
-            function(*args, **kwargs)
+            # What is given twice of a repeatable option counts once.
+            given: dict[str, Any] = {
+                name: list(dict.fromkeys(value)) if isinstance(value, list) else value
+                for name, value in kwargs.items()
+            }
+            refuse_overwriting(function, given)
+            function(*args, **given)
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:

@@ -50,7 +50,7 @@ def report(
 
     for path in source:
         if not path.exists():
-            raise MissingDataError(f"there is no file or folder {path}.")
+            raise MissingDataError(f"there is no file or folder {path}. Check the path.")
     if out is not None:
         check_suffix(out, "--out", ".html")
     first = source[0]

@@ -440,16 +440,11 @@ def choose(
     opened = None
     if goal != "inversion":
         _check_model(goal, target)
-        source = AuditSource(
-            (model_or_scores, {"outputs": outputs, **(model_options or {})}),
-            attacker_data,
-            members=members,
-            non_members=non_members,
-            reading=reading,
-        )
-        opened = open_for_members(source, shown, report)
-    traffic: dict[str, Any] = {"drop_copies": drop_copies}
-    traffic["groups"] = read_groups(groups, len(logits))
+        model = model_or_scores, {"outputs": outputs, **(model_options or {})}
+        rows: dict[str, Any] = {"members": members, "non_members": non_members, "reading": reading}
+        opened = open_for_members(AuditSource(model, attacker_data, **rows), shown, report)
+    people = read_groups(groups, len(logits))
+    traffic: dict[str, Any] = {"drop_copies": drop_copies, "groups": people}
     candidates = measure_candidates(
         logits,
         shown,

@@ -139,8 +139,10 @@ def read_scores(
                 "a model needs queries to be asked about. Pass --queries DATA (queries=...): a "
                 "folder or file of images, or a table."
             )
+        # First, since a model that cannot be opened is found in no time, and images take long.
+        opened = open_model(source, outputs=outputs, device=device, **options)
         rows = read_rows(queries, "the queries", reading, report=report)
-        target = rows.asked(open_model(source, outputs=outputs, device=device, **options))
+        target = rows.asked(opened)
         report("ask the model", 0.0)
         clean = DefendedTarget(target, Identity()).trace(rows.queries).clean_logits
         report("ask the model", 1.0)

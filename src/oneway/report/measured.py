@@ -392,7 +392,7 @@ def _audit(measurements: Measurements, words: list[str], _: list[str]) -> str:
     lines = verdict(record)
     if is_stale(record):
         lines.insert(0, STALE_AUDIT)
-    return "".join(f"> {line}\n" for line in lines)
+    return "".join(f"> - {line}\n" for line in lines)
 
 
 KINDS: dict[str, Callable[[Measurements, list[str], list[str]], str]] = {

@@ -104,7 +104,8 @@ def fit_shape(queries: Batch, declared: Dimensions, name: str) -> Batch:
     wanted = ", ".join("any" if size is None else str(size) for size in sizes)
     raise InvalidTensorError(
         f"{name} takes queries of shape (N, {wanted}), but got {tuple(queries.shape)}. "
-        "Prepare the queries as the model's training did, or put the conversion into the model."
+        "Prepare the queries as the model's training did (image files: --size HxW, --channels 1 or "
+        "3), or put the conversion into the model."
     )
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from oneway.files import atomic_file
 from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Page, Prose, Section
@@ -16,6 +16,11 @@ from oneway.report.table import Listing
 
 NUMBER = re.compile(r"$|-?[\d.]+\b|-$")
 """The start of a cell that holds a number, which is flush right."""
+
+CODE = re.compile(r"`([^`]+)`")
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+"""An option of a command, which a browser would break after a dash."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Content security policy of a page: a browser loads nothing for it."""
@@ -92,15 +97,21 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"texts": _texts, "tight": _tight}
+    environment.filters |= {"texts": _texts, "tight": _tight, "whole": _whole}
     return environment.from_string(_read("page.html.j2"))
 
 
-def _tight(text: str) -> str:
-    """Keep a number together with its name, its interval and its unit."""
+def _tight(text: str) -> Markup:
+    """Keep a number together with its name, interval and unit, and options on one line."""
     for loose in (" = ", " ± ", " %"):
         text = text.replace(loose, loose.replace(" ", "\N{NO-BREAK SPACE}"))
-    return text
+    return _whole(text)
+
+
+def _whole(text: str) -> Markup:
+    """Keep each option of a command on one line, and show text between backticks as code."""
+    marked = OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text)))
+    return Markup(CODE.sub(r"<code>\1</code>", marked))  # noqa: S704  escaped above
 
 
 def _texts(listing: Listing) -> set[int]:
