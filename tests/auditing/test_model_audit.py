@@ -66,7 +66,13 @@ from oneway.evaluation.records import weights_hash
 from oneway.evaluation.store import fingerprint
 from oneway.options import option
 from oneway.releases import release
-from oneway.report import attackers_table, distortion_line, privacy_table, utility_table, verdict
+from oneway.report.audit import (
+    attackers_table,
+    distortion_line,
+    privacy_table,
+    utility_table,
+    verdict,
+)
 from oneway.targets import TorchTarget
 
 LABEL_ONLY = ReleaseSpec("label", "label-only")
@@ -809,7 +815,7 @@ def test_every_flag_has_a_case_here_or_among_the_answers():
     [
         ({"seeds": 0}, "seeds must be a whole number of at least 1"),
         ({"minutes": 0.0}, "minutes must be positive"),
-        ({"minutes": float("nan")}, "minutes must be positive"),
+        ({"minutes": float("nan")}, "minutes must be a finite number"),
         ({"first_epochs": 8, "most_epochs": 4}, "most_epochs must be .* at least 8"),
         ({"widths": ()}, "widths must hold at least one value"),
         ({"input_transforms": ()}, "input_transforms must hold at least one value"),

@@ -21,7 +21,7 @@ def small_demo(monkeypatch):
     settings = TrainingSettings(epochs=1)
     small = dataclasses.replace(
         spec,
-        data=DataSpec("digits", private=60, auxiliary=120, test=40, calibration=300),
+        data=DataSpec(name="digits", private=60, auxiliary=120, test=40, calibration=300),
         target=dataclasses.replace(spec.target, width=4, training=TargetTrainingSettings(epochs=1)),
         surrogate=dataclasses.replace(spec.surrogate, width=4, training=settings),
         attackers=dataclasses.replace(

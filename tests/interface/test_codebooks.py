@@ -13,7 +13,7 @@ from invoking import invoke
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation.records import source_commit
 from oneway.interface import read_scores
-from oneway.report.page import certificate_page
+from oneway.report.page.certificate import certificate_page
 
 MODEL = """
 import torch

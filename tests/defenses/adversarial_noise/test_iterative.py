@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from laws import looped, paired
 from oneway.checks import FLOATING
 from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
-from oneway.defenses.adversarial_noise.frozen import frozen_copy
+from oneway.defenses.adversarial_noise.iterative import frozen_copy
 from oneway.defenses.adversarial_noise.search import Search
 from oneway.errors import (
     DefenseFailedError,
