@@ -150,7 +150,7 @@ class _Connection(HttpToolsProtocol):
             self.asking.cancel()
         # Circles, which would stay until the garbage collector looks at all that is old.
         self.pipeline.clear()
-        self.cycle = None  # type: ignore[assignment]  as before the first request
+        self.cycle = None  # type: ignore[assignment]
         if self.scope is not None:
             del self.scope["state"][CONNECTION]
 
