@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from torch import nn
 
 from oneway import CodebookRelease, Inverter, TorchTarget, release
 from oneway.defenses import save_module
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TARGET_PRESETS, TargetNetwork
 
@@ -417,10 +417,7 @@ def main() -> None:
             Console(width=150).print(table)
             records += found
     if options.out is not None:
-        facts = {
-            "environment": asdict(environment(torch.device("cpu"))),
-            "commit": source_commit(),
-        }
+        facts = origin()
         write_json_lines(options.out, [{**record, **facts} for record in records])
     sys.exit(
         any(
