@@ -203,7 +203,8 @@ def check_package(wanted: Wanted, installed: Installed, imports: Mapping[str, Im
     """Describe a package: its version, the required range, and why it does not work."""
     requirement, through = wanted
     package = installed.get(canonicalize_name(requirement.name))
-    specifier, version = requirement.specifier, package and _headers(package)["Version"]
+    specifier = requirement.specifier
+    version = None if package is None else _headers(package)["Version"]
     modules = [each for each in find_modules(wanted, installed) if each in imports]
     errors = [imports[module][0] for module in modules]
     # An installed pre-release counts as wanted.
