@@ -194,8 +194,8 @@ def check_confidences(confidences: Tensor, name: str = "confidences") -> None:
         raise InvalidTensorError(
             f"{name} must be probabilities, at least 0 and summing to 1 (within 0.05) in each "
             f"row, but {int(bad.sum())} of {bad.numel()} rows are not, row "
-            f"{int(bad.nonzero()[0])} first. If these are logits, say so, or pass "
-            "`logits.softmax(-1)`."
+            f"{int(bad.nonzero()[0])} first. If these are logits, say so (--outputs logits), or "
+            "pass `logits.softmax(-1)`."
         )
 
 

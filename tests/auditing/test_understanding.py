@@ -8,9 +8,10 @@ import torch
 from auditing.audits import COLUMNS, RecordScores, Scores, black_box, records, subject_of
 from oneway.auditing import AuditTarget, understand, unexplained_flags
 from oneway.auditing.audit_target import ask
+from oneway.auditing.understanding import CHECK_ORDER
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Flag
-from oneway.report import understanding_lines, understanding_tables
+from oneway.report.audit import understanding_lines, understanding_tables
 from oneway.targets import TorchTarget
 
 
@@ -31,6 +32,15 @@ def test_classes_are_named_and_counted_in_each_file():
     shown = "\n".join(understanding_lines(understood))
     assert "own: 1 broken link left out" in shown
     assert "names from the model" in shown
+
+
+def test_a_low_accuracy_asks_for_a_look_at_the_order_of_the_classes():
+    audited = subject_of(Named(Scores()))
+    right = audited.target(audited.test).argmax(-1)
+    for labels, asked in ((right, False), ((right + 1) % 3, True)):
+        understood = understand(dataclasses.replace(audited, labels=labels))
+        assert understood.accuracy == float(not asked)
+        assert (CHECK_ORDER in understood.notes) == asked
 
 
 def test_columns_of_records_are_listed_with_their_kind_and_content():

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from auditing.audits import search_little
 from oneway.cli import codebook
 from oneway.defenses.codebook import CodebookRelease, DecoyOptions
 from oneway.errors import CorruptDataError
-from oneway.evaluation import yardsticks
-from oneway.interface.query_columns import read_groups
+from oneway.interface.models import read_groups
 from oneway.options import options_of
 from oneway.releases import release
 
@@ -22,9 +22,9 @@ FEW = ("--min-members", 4)
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_attacks():
-    """Fit attacks on clean scores to few rows: how strong they are is tested elsewhere."""
+    """How strong attacks on clean scores are is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yardsticks, "ATTACKER_ROWS", 80)
+        search_little(patch)
         yield
 
 

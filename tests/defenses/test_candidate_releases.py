@@ -87,10 +87,12 @@ def test_the_pareto_optimal_are_those_that_none_beats_in_both(candidates):
     best = pareto_optimal(candidates)
     for one in candidates:
         beaten = any(
-            other.l1_mean <= one.l1_mean and other.certified > one.certified for other in candidates
+            round(other.l1_mean, 4) <= round(one.l1_mean, 4) and other.certified > one.certified
+            for other in candidates
         )
         assert beaten or any(
-            kept.l1_mean <= one.l1_mean and kept.certified >= one.certified for kept in best
+            round(kept.l1_mean, 4) <= round(one.l1_mean, 4) and kept.certified >= one.certified
+            for kept in best
         )
         assert not (beaten and one in best)
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from oneway.attacks import ATTACKS
 from oneway.auditing import AuditRecord
-from oneway.report import Listing, attackers_table
-from oneway.report.table import Column
+from oneway.report.audit import attackers_table
+from oneway.report.table import Column, Listing
 from planted_records import release_record
 
 LENET = Path(__file__).parents[2] / "results" / "audit-lenet-adversarial-noise.json"
@@ -66,6 +66,19 @@ def test_a_narrow_terminal_shows_every_cell_after_its_heading():
             lines[begin + 1 :], list(COLUMNS)[1:], cells[1:], strict=False
         ):
             assert " ".join(line.split()) == f"{heading} {text}"
+
+
+def test_a_terminal_a_little_too_narrow_leaves_out_spare_columns_and_names_them():
+    listing = Listing("some title [red]", COLUMNS, ROWS, (), ("plain", "share, %"))
+    for width, left_out in ((70, ""), (50, "plain"), (40, "plain; share, %")):
+        console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+        console.print(listing, crop=False)
+        lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+        dropped = left_out.count(";") + bool(left_out)
+        assert " ".join(CELLS[0][: len(COLUMNS) - dropped]) in lines, width
+        sentence = f"A wider terminal also shows: {left_out}."
+        assert (sentence in " ".join(lines)) == bool(dropped), width
+    assert len(markdown_rows(listing.markdown())[0]) == len(COLUMNS)
 
 
 def test_the_meaning_of_a_column_is_a_note():

@@ -11,6 +11,14 @@ from oneway.data.classes import class_counts
 from oneway.targets import class_names_of
 from oneway.targets.answers import lifts_labels
 
+LOW_ACCURACY = 0.5
+"""An accuracy below this asks for a look at the order of the classes."""
+
+CHECK_ORDER = (
+    "the accuracy is low. If the classes are not in the order of the model's scores, pass "
+    "--classes NAME,NAME,... (class_names=...) in that order"
+)
+
 ASKED = 64
 """Test queries that the model is asked to see what it answers."""
 
@@ -88,6 +96,8 @@ def understand(audited: AuditTarget) -> Understanding:
     if isinstance(audited.target, ScoredTarget) and lifts_labels(audited.target):
         predicted = audited.target.logits(queries).argmax(-1)
     right = None if audited.labels is None else predicted == audited.labels[asked]
+    accuracy = None if right is None else float(right.double().mean())
+    low = accuracy is not None and accuracy < LOW_ACCURACY
     count = answer.shape[-1]
     names = audited.class_names or class_names_of(audited.target)
     rows = [class_counts(labels, count) for labels in (audited.auxiliary_labels, audited.labels)]
@@ -95,7 +105,7 @@ def understand(audited: AuditTarget) -> Understanding:
     return Understanding(
         model=audited.model_kind or type(audited.target).__name__,
         scores=f"{count} {outputs}, as declared and as seen in {len(answer)} answers",
-        accuracy=None if right is None else float(right.double().mean()),
+        accuracy=accuracy,
         queries=_queries(audited),
         classes=tuple(
             ClassCount(
@@ -108,7 +118,7 @@ def understand(audited: AuditTarget) -> Understanding:
         classes_from=audited.classes_from
         or ("the data's class numbers" if names is None else "the model"),
         columns=tuple(_fact(column) for column in audited.columns),
-        notes=audited.notes,
+        notes=(*audited.notes, CHECK_ORDER) if low else audited.notes,
     )
 
 

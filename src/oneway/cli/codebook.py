@@ -20,11 +20,20 @@ from oneway.cli.common import (
     command,
     command_line,
     print_json,
+    print_table,
     progress,
 )
 from oneway.cli.paths import Writes
-from oneway.cli.sources import Groups, Queries, Source, gathers, model_options, reads_data
-from oneway.cli.traffic import DropCopies, traffic_of
+from oneway.cli.sources import (
+    DropCopies,
+    Groups,
+    Queries,
+    Source,
+    gathers,
+    model_options,
+    reads_data,
+    traffic_of,
+)
 
 if TYPE_CHECKING:
     from oneway.defenses import ReleaseCandidate
@@ -51,20 +60,30 @@ VariantWeight = Annotated[
         "--variants or --repeats."
     ),
 ]
-MaxL1 = Annotated[float | None, typer.Option(help="Budget: mean L1 distance of probabilities.")]
-MaxL1P95 = Annotated[float | None, typer.Option(help="Budget: 95 % quantile of that distance.")]
+MaxL1 = Annotated[
+    float | None, typer.Option(min=0, max=2, help="Budget: mean L1 distance of probabilities.")
+]
+MaxL1P95 = Annotated[
+    float | None, typer.Option(min=0, max=2, help="Budget: 95 % quantile of that distance.")
+]
 MaxLogits = Annotated[
-    float | None, typer.Option(help="Budget: mean difference of centered logits, in nats.")
+    float | None,
+    typer.Option(min=0, help="Budget: mean difference of centered logits, in nats."),
 ]
 KeepTop5 = Annotated[
-    float | None, typer.Option(help="Budget: share of the five likeliest classes kept.")
+    float | None,
+    typer.Option(min=0, max=1, help="Budget: share of the five likeliest classes kept."),
 ]
-MaxBits = Annotated[float | None, typer.Option(help="Budget: bits beyond the label, measured.")]
+MaxBits = Annotated[
+    float | None, typer.Option(min=0, help="Budget: bits beyond the label, measured.")
+]
 MaxCells = Annotated[
     int | None,
     typer.Option(min=1, help="Cells of the table, at most: fewer identify fewer candidates."),
 ]
-HeldOut = Annotated[float, typer.Option(help="Share of the queries that certify and do not fit.")]
+HeldOut = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the queries that certify and do not fit.")
+]
 MaxGroupShare = Annotated[
     float, typer.Option(help="Largest share of one group in a cell; cells above it are merged.")
 ]
@@ -309,7 +328,7 @@ def choose(
 
     from oneway.defenses.candidate_releases import MIN_MEMBERS
     from oneway.interface import choose as choose_release
-    from oneway.report import candidates_table
+    from oneway.report.candidates import candidates_table
 
     with progress() as report:
         found = choose_release(
@@ -346,9 +365,12 @@ def choose(
     if as_json:
         print_json({**_plain_choice(found), "command": words})
         return
-    Console().print(candidates_table(found.frontier), crop=False)
-    for line in (*_recommendation(found, max_l1, goal), f"Make it: {shlex.join(words)}"):
-        typer.echo(line)
+    table = candidates_table(found.frontier, found.candidate)
+    print_table(table, table.notes())
+    console = Console()
+    for line in _recommendation(found, max_l1, goal):
+        console.print(line, highlight=False, markup=False)
+    typer.echo(f"Make it: {shlex.join(words)}")
 
 
 HIDDEN = {
@@ -472,10 +494,15 @@ def show_certificate(
     from rich.console import Console
 
     from oneway.defenses.codebook import ASSUMPTIONS
-    from oneway.report.page import certificate_page, write_page
-    from oneway.report.page.certificate import certificate_lines, certificate_table
+    from oneway.report.page.certificate import (
+        certificate_lines,
+        certificate_page,
+        certificate_table,
+        certificate_verdict,
+    )
     from oneway.report.page.composition import composition_table
     from oneway.report.page.identification import identification_table
+    from oneway.report.page.render import write_page
 
     # First, since whoever reads what is printed may stop early, as `head` does.
     write_page(page, certificate_page(certificate, guard.name, made_by))
@@ -483,8 +510,9 @@ def show_certificate(
         print_json(certificate.as_json())
         return
     console = Console()
+    console.print(f"{certificate_verdict(certificate)[1]}.", style="bold", markup=False)
     for line in certificate_lines(certificate):
-        console.print(line, highlight=False, markup=False)
+        console.print(f"• {line}", highlight=False, markup=False)
     if certificate.identification is not None:
         console.print(identification_table(certificate.identification), crop=False)
     if certificate.composition is not None:

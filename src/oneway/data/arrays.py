@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.data.images import Dataset, Pixels
+from oneway.data.images import Dataset, Pixels, Source
 from oneway.data.mapped import map_npy
-from oneway.data.source import Source
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, kind_of
 
 Names = tuple[str, ...]
@@ -82,7 +81,7 @@ def take_images(arrays: dict[str, NDArray[Any]], path: Path) -> NDArray[Any]:
     if "images" not in arrays:
         raise CorruptDataError(
             f"{path} must hold an array named images, but holds "
-            f"{', '.join(sorted(arrays)) or 'nothing'}."
+            f"{', '.join(sorted(arrays)) or 'nothing'}. Save it by numpy.savez(FILE, images=...)."
         )
     return arrays["images"]
 
@@ -202,7 +201,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         nearby = sorted(p.name for p in path.parent.glob("*.np[yz]"))[:5]
         hint = f" The folder has {', '.join(nearby)}." if nearby else ""
-        raise MissingDataError(f"there is no file {os.fspath(path)}.{hint}")
+        raise MissingDataError(f"there is no file {os.fspath(path)}. Check the path.{hint}")
     if path.suffix.lower() == ".npy" and (mapped := map_npy(path)) is not None:
         return {"array": mapped}
     try:

@@ -53,6 +53,9 @@ RELEASE_GRID: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )
 """Candidates without a table, by defense and options."""
 
+L1_DIGITS = 4
+"""Decimals to which candidates' mean L1 distances are compared: users lose nothing by less."""
+
 MIN_MEMBERS = (5, 20)
 """Default ``min_members`` of the candidate codebooks."""
 
@@ -139,6 +142,12 @@ def measure_candidates(
     check_images(queries, rows=len(logits))
     judging, fitting = _parts(queries, generator, held_out, groups, drop_copies)[1:]
     fitting = fitting[first_copies(query_keys(queries[fitting.to(queries.device)]))]
+    if len(fitting) < max(min_members):
+        raise InvalidOptionError(
+            f"cells of {max(min_members)} members need as many distinct queries to fit them, but "
+            f"{len(fitting)} of {len(queries)} queries fit, and the others judge and certify. Pass "
+            "more queries, or lower min_members."
+        )
     judging, fitting = judging.to(logits.device), fitting.to(logits.device)
     shown, asked = queries[judging].flatten(1), logits[judging]
     own = None if groups is None else groups.to(fitting.device)[fitting]
@@ -317,9 +326,15 @@ def choose_candidate(candidates: list[ReleaseCandidate], l1_budget: float) -> Re
 
 
 def pareto_optimal(candidates: list[ReleaseCandidate]) -> list[ReleaseCandidate]:
-    """Return the candidates that no other beats in both distortion and what they hide."""
+    """Return the candidates that no other beats in both distortion and what they hide.
+
+    Distortions that are the same to ``L1_DIGITS`` decimals count as equal: the candidate that hides
+    most stands for all of them.
+    """
     best, kept = -math.inf, list[ReleaseCandidate]()
-    for candidate in sorted(candidates, key=lambda each: (each.l1_mean, -each.hidden)):
+    for candidate in sorted(
+        candidates, key=lambda each: (round(each.l1_mean, L1_DIGITS), -each.hidden)
+    ):
         if candidate.hidden > best:
             best = candidate.hidden
             kept.append(candidate)

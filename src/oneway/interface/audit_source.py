@@ -85,6 +85,7 @@ class AuditSource:
         Raises:
             OnewayError: A model cannot be opened, or the data cannot be used.
         """
+        named = self._named_guard()  # before data is read, which takes longer
         given = [each for each in (self.model, self.guarded) if each is not None]
         targets = [self._opened(model) for model in given]
         files = read_pair(
@@ -104,7 +105,7 @@ class AuditSource:
         ]
         model = self.model[0]
         encoding = files[0].encoding
-        release, guard, guarded = self._guard(targets)
+        release, guard, guarded = self._in_front(*named, targets)
         return AuditTarget(
             targets[0],
             auxiliary,
@@ -210,11 +211,10 @@ class AuditSource:
         options = {each: getattr(guard, each) for each in options_of(type(guard))}
         return ReleaseSpec(name, name, options), guard
 
-    def _guard(
-        self, targets: Sequence[Target]
+    def _in_front(
+        self, release: ReleaseSpec, guard: Defense | None, targets: Sequence[Target]
     ) -> tuple[ReleaseSpec, Defense | None, Target | None]:
         """Return what stands before clients: its name, itself, or a target that answers."""
-        release, guard = self._named_guard()
         if guard is not None and release.defense == "none":  # somebody's own
             return self.release, None, DefendedTarget(targets[0], guard)
         return release, guard, targets[1] if len(targets) > 1 else None

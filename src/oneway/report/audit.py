@@ -10,7 +10,7 @@ from oneway.attacks import inversion_attacks
 from oneway.auditing import InversionRecord, Understanding
 from oneway.auditing.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.evaluation import AttackRecord, MatchingResult
-from oneway.evaluation.numerics import outdated
+from oneway.evaluation.records import outdated
 from oneway.metrics import Interval
 from oneway.report.sentences import (
     LABEL_LEAKS,
@@ -174,22 +174,20 @@ def headline(record: InversionRecord) -> Headline:
         return dataclasses.replace(verdict_of_failure, sentence=sentence)
     sure = f" (95 % interval: {gap.interval()})" if gap.bounded else ""
     facts = f"The release closes G = {gap.text()} of the gap{sure}{_tail(record)}"
-    if record.plan.left_out:
-        facts += f" (left out for lack of time: {'; '.join(record.plan.left_out)})"
     for below, tone, stamp, meaning in LEVELS:
         if gap.value < below:
-            return Headline(tone, stamp, f"{facts}: {meaning}")
+            return Headline(tone, stamp, f"{facts}: {meaning}{left_out}")
     if tail.claimed is not None and tail.claimed < HIDDEN:
         certain = tail.bounded and tail.high is not None and tail.high < HIDDEN
         return Headline(
             "mixed",
             "Little leaks, but not of every query",
             f"{facts}: little leaks on average, but the least confident queries "
-            f"{'leak' if certain else 'may leak'} more.",
+            f"{'leak' if certain else 'may leak'} more.{left_out}",
         )
     return Headline(
         *BEST,
-        f"{facts}: next to nothing leaks beyond the label, to these attackers.",
+        f"{facts}: next to nothing leaks beyond the label, to these attackers.{left_out}",
     )
 
 
@@ -378,7 +376,8 @@ def attackers_table(record: InversionRecord | AttackRecord) -> Listing:
     if ranks is not None:
         columns["re-identified"] = Column(lambda row: ranks[row[0]]["rank_1"], ".4f")
     columns["what it knows"] = Column(lambda row: knows(row[0], of_records=of_records))
-    return Listing("Attackers on the release", columns, list(record.errors.items()))
+    rows = list(record.errors.items())
+    return Listing("Attackers on the release", columns, rows, spare=["what it knows"])
 
 
 PRIVACY = {

@@ -1,14 +1,22 @@
 """Candidate releases as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from typing import Any
 
 from oneway.defenses import ReleaseCandidate
 from oneway.report.table import Column, Listing
 
 
-def candidates_table(candidates: Sequence[ReleaseCandidate]) -> Listing:
-    """Return what each candidate release moves, certifies and reveals of members."""
+def candidates_table(candidates: Sequence[ReleaseCandidate], chosen: ReleaseCandidate) -> Listing:
+    """Return what each candidate release moves, certifies and reveals of members.
+
+    Options that all codebooks share stand below the table.
+
+    Args:
+        candidates: The rows.
+        chosen: The one to mark.
+    """
     columns: dict[str, Column] = {}
     if any(each.members is not None for each in candidates):
         columns = {
@@ -17,22 +25,39 @@ def candidates_table(candidates: Sequence[ReleaseCandidate]) -> Listing:
             "TPR - FPR, at most": Column(attrgetter("members.bound"), ".2f"),
         }
     hidden = "certified error" if not columns else "what is hidden"
+    books = [each.options for each in candidates if each.defense == "codebook"]
+    shared = dict(set.intersection(*(set(each.items()) for each in books))) if books[1:] else {}
+
+    def named(row: ReleaseCandidate) -> str:
+        common = shared if row.defense == "codebook" else {}
+        options = {name: value for name, value in row.options.items() if name not in common}
+        mark = " *" if row == chosen else ""
+        return f"{row.defense}: {_as_text(options)}{mark}" if options else f"{row.defense}{mark}"
+
     return Listing(
         f"Pareto-optimal releases: distortion and {hidden}",
         {
-            "release": Column(attrgetter("defense")),
-            "options": Column(
-                lambda row: ", ".join(
-                    f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in row.options.items()
-                )
+            "release": Column(named),
+            "L1": Column(attrgetter("l1_mean"), ".4f", "what users lose, 0 to 2."),
+            "certified error": Column(
+                attrgetter("certified"), ".4f", "estimated least error of any attacker."
             ),
-            "L1": Column(attrgetter("l1_mean"), ".4f"),
-            "certified error": Column(attrgetter("certified"), ".4f"),
-            "alone, %": Column(lambda row: 100 * row.alone, ".1f"),
-            "bits": Column(attrgetter("bits"), ".2f"),
-            "cells": Column(attrgetter("cells")),
             **columns,
+            "cells": Column(attrgetter("cells")),
+            "alone, %": Column(
+                lambda row: 100 * row.alone, ".1f", "queries whose answer no other query gets."
+            ),
+            "bits": Column(attrgetter("bits"), ".2f"),
         },
         candidates,
+        ["*: recommended.", *([f"All codebooks: {_as_text(shared)}."] if shared else [])],
+        ("bits", "alone, %", *reversed(columns)),
+    )
+
+
+def _as_text(options: Mapping[str, Any]) -> str:
+    """Return options as a list of names and values."""
+    return ", ".join(
+        f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in options.items()
     )

@@ -1,7 +1,7 @@
 """Tables, laid out for a terminal, as Markdown, or (by a page) as HTML."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -43,12 +43,14 @@ class Listing:
         columns: By heading, a :class:`Column` or a function that returns the text of a row's cell.
         rows: An object for each line.
         footnotes: Sentences about marks in the cells.
+        spare: Headings that a narrow terminal leaves out, the least needed first.
     """
 
     title: str
     columns: Mapping[str, Callable[[Any], str]]
     rows: Sequence[Any]
     footnotes: Sequence[str] = ()
+    spare: Sequence[str] = ()
 
     def cells(self) -> list[list[str]]:
         """Return the text of every cell, row by row."""
@@ -67,8 +69,24 @@ class Listing:
         """Lay the table out; print it with ``crop=False``, since it may be wider than a file's 80.
 
         Headings wrap between words, never within a word. Numbers are never cut. The first column,
-        of names, never wraps. On a terminal that is too narrow each row becomes a block of lines.
+        of names, never wraps. A terminal that is too narrow leaves out spare columns, and says
+        which. If that is not enough, each row becomes a block of lines.
         """
+        for count in range(len(self.spare) + 1):
+            left_out = self.spare[:count]
+            kept = {name: show for name, show in self.columns.items() if name not in left_out}
+            table = replace(self, columns=kept)._table()
+            needed = Measurement.get(console, options.update(width=1000), table).minimum
+            if needed <= options.max_width or not console.is_terminal:
+                table.width = needed if needed > options.max_width else None
+                yield table
+                if left_out:
+                    yield f"A wider terminal also shows: {escape('; '.join(left_out))}.\n"
+                return
+        yield from self._blocks(self.cells())
+
+    def _table(self) -> Table:
+        """Return all columns side by side."""
         cells = self.cells()
         table = Table(
             title=escape(self.title), title_justify="left", header_style="bold", box=SIMPLE_HEAD
@@ -84,12 +102,7 @@ class Listing:
             )
         for row in cells:
             table.add_row(*map(escape, row))
-        needed = Measurement.get(console, options.update(width=1000), table).minimum
-        if needed > options.max_width and console.is_terminal:
-            yield from self._blocks(cells)
-            return
-        table.width = needed if needed > options.max_width else None
-        yield table
+        return table
 
     def _blocks(self, cells: list[list[str]]) -> Iterator[str | Padding]:
         """Yield the rows one below the other, each cell on a line after its heading."""

@@ -9,7 +9,10 @@ from auditing.audits import whole
 from browsing import axe_violations, overflow
 from oneway.benchmark import published
 from oneway.evaluation import Flag
-from oneway.report.page import audit_page, certificate_page, records_page, render, write_page
+from oneway.report.page.audit import audit_page
+from oneway.report.page.certificate import certificate_page
+from oneway.report.page.experiments import records_page
+from oneway.report.page.render import render, write_page
 from report.page.conftest import experiment
 from report.page.test_certificate_page import WHOLE
 
@@ -21,7 +24,7 @@ def pages(audits, tmp_path_factory):
     """One page of each kind, as files."""
     folder = tmp_path_factory.mktemp("pages")
     flags = (Flag("control-failed", "so"), Flag("labels-changed", "so"))
-    command = "oneway audit " + "long-" * 60
+    command = "oneway audit " + "--attacker-data a --require-gap 0.9 " * 5 + "long-" * 60
     record = dataclasses.replace(audits.images.record, flags=flags)
     long = {"a name without any space that goes on and on, " + "x" * 80: 1}
     several = experiment() + experiment(experiment="table2-faces")
@@ -79,6 +82,11 @@ def test_a_page_is_accessible_in_both_colors_and_fits_every_window_and_paper(ope
     for width in (320, 390, 1280):
         page.set_viewport_size({"width": width, "height": 900})
         assert overflow(page) == 0, width
+        lines = page.locator("dd .option").evaluate_all(
+            "all => all.map(one => one.getClientRects().length)"
+        )
+        assert set(lines) <= {1}, f"an option is broken at {width}"
+        assert len(lines) == 10 * (kind == "audit")
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = false)")
     page.set_viewport_size({"width": 688, "height": 900})  # A4 without its margins, in CSS pixels
     page.emulate_media(media="print", color_scheme="light")

@@ -117,7 +117,7 @@ def read_table_file(
         columns = _columns_of(read_npz(path), path)
         return TableFile(_without(columns, missing_values), {})
     if not path.is_file():
-        raise MissingDataError(f"there is no file {path}.")
+        raise MissingDataError(f"there is no file {path}. Check the path.")
     load_extra("pyarrow", extra="records", purpose=f"reading {suffix} tables")
     if suffix == ".parquet":
         return _from_arrow(_read_parquet(path), path, mixed, missing_values)

@@ -432,7 +432,7 @@ def _grid(axes: tuple[Axis, Axis], size: tuple[int, int]) -> list[Markup]:
         parts.append(element("text", f"{value:g}", kind="tick", **spot))
     corner = {"x": right, "y": height - 10, "text_anchor": "end"}
     parts.append(element("text", across.label, kind="axis", **corner))
-    return [*parts, element("text", up.label, kind="axis", x=0, y=12)]
+    return [*parts, element("text", up.label, kind="axis", x=0, y=8)]
 
 
 def _ticks(most: float) -> list[float]:

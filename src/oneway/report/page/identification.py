@@ -161,7 +161,7 @@ def identification_sections(certificate: Certificate) -> list[Section]:
     blocks: list[Block] = [_chart(found, table), Grid(table)]
     if certificate.sensitive is not None:
         blocks.append(Grid(sensitive_table(certificate.sensitive)))
-    return [Section("named", "Who is told apart", blocks)]
+    return [Section("named", "Who is identified", blocks)]
 
 
 def _chart(found: Identification, numbers: Listing) -> Chart:

@@ -1,21 +1,26 @@
-"""A page as one file of HTML, and charts as one file of SVG: neither needs any other file."""
+"""A page as one file of HTML or as Markdown, and charts as one file of SVG that loads nothing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from oneway.files import atomic_file
-from oneway.report.page.blocks import Page
+from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Page, Prose, Section
 from oneway.report.page.charts import WIDTH, Chart, element
 from oneway.report.table import Listing
 
 NUMBER = re.compile(r"$|-?[\d.]+\b|-$")
 """The start of a cell that holds a number, which is flush right."""
+
+CODE = re.compile(r"`([^`]+)`")
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+"""An option of a command, which a browser would break after a dash."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Content security policy of a page: a browser loads nothing for it."""
@@ -92,18 +97,66 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"texts": _texts, "tight": _tight}
+    environment.filters |= {"texts": _texts, "tight": _tight, "whole": _whole}
     return environment.from_string(_read("page.html.j2"))
 
 
-def _tight(text: str) -> str:
-    """Keep a number together with its name, its interval and its unit."""
+def _tight(text: str) -> Markup:
+    """Keep a number together with its name, interval and unit, and options on one line."""
     for loose in (" = ", " ± ", " %"):
         text = text.replace(loose, loose.replace(" ", "\N{NO-BREAK SPACE}"))
-    return text
+    return _whole(text)
+
+
+def _whole(text: str) -> Markup:
+    """Keep each option of a command on one line, and show text between backticks as code."""
+    marked = OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text)))
+    return Markup(CODE.sub(r"<code>\1</code>", marked))  # noqa: S704  escaped above
 
 
 def _texts(listing: Listing) -> set[int]:
     """Return which columns hold texts rather than numbers."""
     columns = enumerate(zip(*listing.cells(), strict=True))
     return {place for place, cells in columns if not all(map(NUMBER.match, cells))}
+
+
+def render_markdown(
+    sections: Sequence[Section], *, level: int = 2, images: Mapping[str, str] | None = None
+) -> str:
+    """Return sections as Markdown.
+
+    Charts, pictures and empty sections are left out.
+
+    Args:
+        sections: Sections of a page.
+        level: Level of the headings.
+        images: Images in Markdown, by anchor of the section that each begins.
+    """
+    parts = []
+    for section in sections:
+        blocks = [text for block in section.blocks if (text := _block(block))]
+        if section.anchor in (images or {}):
+            blocks.insert(0, f"{(images or {})[section.anchor]}\n")
+        if blocks:
+            parts += [f"{'#' * level} {section.title}\n", *blocks]
+    return "\n".join(parts)
+
+
+def _block(block: Block) -> str:
+    """Return a block as Markdown; empty for a block that only a page can show."""
+    match block:
+        case Prose(lines):
+            return "\n".join(f"{line}\n" for line in lines)
+        case Bullets(lines):
+            return _bullets(lines)
+        case Facts(pairs):
+            return _bullets([f"{name}: {text}" for name, text in pairs])
+        case Grid(listing):
+            notes = block.notes()
+            return listing.markdown() + (f"\n{_bullets(notes)}" if notes else "")
+        case _:
+            return ""
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)
