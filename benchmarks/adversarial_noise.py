@@ -12,7 +12,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from oneway import AdversarialNoise, Inverter, TorchTarget
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.inversion import full_depth
 from oneway.targets import TARGET_PRESETS, TargetNetwork
@@ -237,7 +236,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     deep = full_depth(32, 32)
-    facts = {"environment": asdict(environment(device)), "commit": source_commit()}
+    facts = origin(device=device)
     records: list[dict[str, object]] = []
     for width, layers in ((32, deep - 2), (128, deep - 2), (32, deep), (128, deep)):
         # More rows than this take a minute a round in the larger ones.

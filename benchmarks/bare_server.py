@@ -2,6 +2,9 @@
 
 One process, uvicorn on uvloop and httptools, a plain ASGI function, JSON by msgspec, no thread, no
 batches, no limits, no log. Run by `benchmarks/serving.py`, as `bare_server.py FACTORY`.
+
+`bare_server.py FACTORY CODEBOOK` also reads, checks and guards as oneway's server does, by the same
+functions: what it costs beyond the bare server no server of oneway can save.
 """
 
 import importlib
@@ -13,6 +16,10 @@ import msgspec
 import numpy as np
 import torch
 import uvicorn
+
+from oneway import CodebookRelease, TorchTarget
+from oneway.openinference.messages import binary_parts, parse_request, read_queries
+from oneway.releases import looked_up_release
 
 
 class Tensor(msgspec.Struct):
@@ -53,6 +60,20 @@ def main() -> None:
         output["data"] = scores.flatten().tolist()
         return msgspec.json.encode({"model_name": "model", "outputs": [output]})
 
+    def guarded_answer(body: bytes, head: bytes | None) -> bytes:
+        request, binary = parse_request(body, None if head is None else head.decode())
+        parts, shape = binary_parts(request, binary), tuple(request.inputs[0].shape[1:])
+        queries = read_queries(request, parts, input_name="input", input_shape=shape, most_rows=64)
+        released = looked_up_release(codebook, target.logits(torch.from_numpy(queries)))
+        output = {"name": "probabilities", "datatype": "FP32", "shape": list(released.shape)}
+        output["data"] = released.flatten().tolist()
+        return msgspec.json.encode({"model_name": "model", "outputs": [output]})
+
+    ask = answer
+    if len(sys.argv) > 2:
+        codebook, target = CodebookRelease.load(sys.argv[2]), TorchTarget(network)
+        ask = guarded_answer
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
@@ -62,7 +83,7 @@ def main() -> None:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         text = metadata
         if scope["method"] == "POST":
-            text = answer(body, dict(scope["headers"]).get(b"inference-header-content-length"))
+            text = ask(body, dict(scope["headers"]).get(b"inference-header-content-length"))
         headers = [(b"content-length", str(len(text)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": text})

@@ -14,7 +14,7 @@ box's; vectors with fewer than ``members`` such rows are dropped, and the others
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 
 from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibration
 from oneway.defenses.codebook.boxes import center_of
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 
 CLUSTERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
     records, console = list[Row](), Console(width=160)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin()
     for name in options.data:
         target, splits = trained(name, options.cache, data_root=options.data_root)
         own = (

@@ -6,7 +6,6 @@ It needs mnist.npz in ``--data-root``.
 """
 
 import argparse
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +17,15 @@ from membership import LOSS, load
 from torch import Tensor
 
 import oneway
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
 from oneway.auditing.references import Candidates, train_reference
 from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.evaluation.records import environment, json_values, source_commit
+from oneway.evaluation.records import json_values, origin
 from oneway.evaluation.store import write_json_lines
-from oneway.interface.goals import GOALS, Goal
+from oneway.interface.threats import GOALS, Goal
 from oneway.targets import TorchTarget
 
 PARTS = ("members", "non_members", "other members", "other non-members", "own", "queries")
@@ -131,14 +131,12 @@ def main() -> None:
     target = TorchTarget(network)
     others = Candidates.of(parts["other members"], parts["other non-members"], parts["own"])
     with TemporaryDirectory() as folder:
-        audit = MembershipAudit(target, others, MembershipSettings(8, 0), Store(Path(folder)))
+        audit = MembershipAudit(
+            target, others, MembershipSettings(references=8, copies=0), Store(Path(folder))
+        )
         rows = [defaults(parts, target, audit)] if options.defaults else []
         rows += chosen(options.goals, parts, target, audit)
-    place = {
-        "command": "python benchmarks/choose_goal.py",
-        "environment": dataclasses.asdict(environment(torch.device("cpu"))),
-        "commit": source_commit(),
-    }
+    place = {"command": "python benchmarks/choose_goal.py", **origin(MEMBERSHIP_ATTACKS)}
     for row in rows:
         print(row)
     if options.out is not None:

@@ -10,7 +10,7 @@ out, so that a run that was stopped goes on where it stopped.
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import Experiment, trained_target
 from oneway.data import no_progress
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.evaluation.records import environment, source_commit
-from oneway.evaluation.several_answers import ridge_errors
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
+from oneway.evaluation.yardsticks import ridge_errors
 from oneway.metrics import closed_gap, inversion_errors
 from oneway.releases import release
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench-coarse-steps.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    facts = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    facts = origin()
     records = read(options.out) if options.out.exists() else []
     for data in options.data:
         for seed in options.seeds:

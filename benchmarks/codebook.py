@@ -9,7 +9,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from oneway.defenses.codebook import CodebookRelease, FitSettings, fit_codebook
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TargetNetwork
 
@@ -194,8 +193,7 @@ def main() -> None:
     if options.out is not None:
         place = {
             "threads": options.threads,
-            "environment": asdict(environment(torch.device("cpu"))),
-            "commit": source_commit(),
+            **origin(),
         }
         write_json_lines(options.out, [{**record, **place} for record in (*beside, *growing)])
 

@@ -12,7 +12,6 @@ the labels with too few calibration queries for a cell.
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibra
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
 from oneway.evaluation import Store
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.releases import release
 
@@ -181,8 +180,7 @@ def main() -> None:
         place = {
             "data": options.data,
             "members": members,
-            "environment": asdict(environment(torch.device("cpu"))),
-            "commit": source_commit(),
+            **origin(),
         }
         write_json_lines(options.out, [{**record, **place} for record in records])
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from torch import Generator, Tensor
 
 from oneway.defenses.candidate_releases import measure_candidates
 from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings, certify, fit_codebook
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import read_json_lines, write_json_lines
 
 JOBS = (
@@ -123,10 +122,7 @@ def measure(job: str, rows: int, classes: int, with_peers: bool) -> dict[str, An
         for name in ("KMeans", "MiniBatchKMeans"):
             record[f"{name}_seconds"] = k_means(logits, name)
             record[f"{name}_over_oneway"] = record[f"{name}_seconds"] / seconds
-    return record | {
-        "environment": asdict(environment(torch.device("cpu"))),
-        "commit": source_commit(),
-    }
+    return record | origin()
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ were the true ones, which has none.
 import argparse
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from oneway.defenses.codebook import DriftTest, FitSettings, fit_codebook
 from oneway.defenses.codebook.drift import LARGEST_BAG
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 
 FITTING = 1000
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=100, help="streams of each change")
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin()
     records, console = list[Row](), Console(width=180)
     for name in options.data:
         traffic = traffic_of(name, options.cache)

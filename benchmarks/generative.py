@@ -12,7 +12,7 @@ import argparse
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from oneway.benchmark.runner import Experiment, trained_target
 from oneway.contracts import AttackerKnowledge, Reconstructor
 from oneway.data import no_progress
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.evaluation.priors import PriorTrainer
+from oneway.evaluation.attackers import PriorTrainer
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.inversion import AutoencoderSettings, non_negative_weights
 from oneway.metrics import (
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures, .png")
     options = parser.parse_args()
     records, console = list[Row](), Console(width=160)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin(options.attackers)
     for name, seed in itertools.product(options.data, options.seeds):
         experiment = experiment_of(name, seed, options.cache, options.data_root)
         shown = dict[str, Tensor]()

@@ -17,18 +17,20 @@ is best and worst.
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from adversarial_prior import AdversarialPriorSettings, train_adversarial_prior
 from presets import RELEASES, SMALL, preset_data, preset_spec
 from rich.console import Console
 from torch import Tensor, nn
 
 from oneway.attacks.gmi import (
     BUDGET,
+    GMI,
     STARTS,
     Found,
     search_by_gradient,
@@ -40,11 +42,10 @@ from oneway.benchmark.spec import ExperimentSpec
 from oneway.contracts import Prior
 from oneway.data import Dataset, no_progress
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.evaluation.priors import PriorTrainer
+from oneway.evaluation.attackers import PriorTrainer
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
-from oneway.inversion import AdversarialPriorSettings
 from oneway.metrics import PrincipalComponents
 from oneway.report.figure import draw_reconstructions
 from oneway.targets import DefendedTarget, TargetNetwork, TargetTrainingSettings, train_target
@@ -253,7 +254,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures, .png")
     options = parser.parse_args()
     records, console = list[Row](), Console(width=160)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin([GMI.name])
     for name in options.data:
         experiment = experiment_of(name, options.seed, options.cache, options.data_root)
         trainer = PriorTrainer(experiment.store, options.seed)
@@ -261,7 +262,9 @@ def main() -> None:
         prior: Prior
         if options.prior == "gan":
             settings = AdversarialPriorSettings(width=options.width)
-            prior = trainer.adversarial(images, settings, options.training)
+            prior = train_adversarial_prior(
+                images, settings, options.training, experiment.store, options.seed
+            )
         else:
             held_out = experiment.attackers.held_out
             prior = trainer.autoencoder(images[: options.rows], None, held_out[: options.rows])

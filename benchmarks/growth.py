@@ -14,7 +14,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -38,7 +37,7 @@ from oneway.defenses import build_defense
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.codebook import CodebookRelease, FitSettings, certify, fit_codebook
 from oneway.defenses.trained.memguard import MembershipClassifier
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.releases import guarded_release
 from oneway.report.page.charts import (
@@ -286,7 +285,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=None, help="picture, .svg")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    facts = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    facts = origin()
     records = read(options.out) if options.out.exists() else []
     for row in ROWS:
         if any(row.items() <= record.items() for record in records):

@@ -7,7 +7,6 @@ about each candidate. What several answers tell is in ``repeats.py``.
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from oneway.defenses.codebook import (
     fit_codebook,
     mean_chance_named,
 )
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.metrics import expected_hits
 from oneway.releases import release
@@ -109,7 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
     records, console = list[Row](), Console(width=160)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin([Matching.name])
     for name in options.data:
         target, splits = trained(name, options.cache)
         own = splits.auxiliary_images

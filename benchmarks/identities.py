@@ -53,7 +53,7 @@ from oneway.evaluation.defenders import Defender, DefenderImages
 from oneway.evaluation.grading import run_attack
 from oneway.evaluation.matching import NOISY_COPIES, TRUE_INPUTS
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.settings import ReleaseSpec
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.inversion import TrainingSettings
@@ -625,10 +625,7 @@ def main() -> None:
         parser.error("--picture is drawn from the records of --out: give both.")
     torch.set_num_threads(options.threads)
     attacks = [attack for name, attack in ATTACKS.items() if name in options.attack]
-    place = {
-        "environment": dataclasses.asdict(environment(torch.device("cpu"))),
-        "commit": source_commit(),
-    }
+    place = origin(options.attack)
     store, records = Store(options.cache), list[Row]()
 
     def keep(data: str, rows: Iterator[Row]) -> None:

@@ -8,7 +8,6 @@ sends many variants of each query, each pixel changed by at most so much, and av
 import argparse
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.console import Console
 from torch import Generator, Tensor
 
 from oneway.defenses import KeyedRandomness, SecretKey, build_defense
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.releases import release
 from oneway.report.table import Column, Listing
@@ -106,7 +105,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin()
     records: list[Row] = []
     for name in options.data:
         target, queries = digits(name, options.cache, options.seed, options.queries)

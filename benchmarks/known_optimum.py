@@ -28,7 +28,7 @@ from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress
 from oneway.evaluation import Store
 from oneway.evaluation.attackers import prepare_attackers
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.settings import AttackerSpec
 from oneway.evaluation.store import write_json_lines
 from oneway.report.page.charts import (
@@ -312,10 +312,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console, records = Console(width=120), list[Row]()
-    place = {
-        "environment": dataclasses.asdict(environment(torch.device("cpu"))),
-        "commit": source_commit(),
-    }
+    place = origin(ATTACKS)
     cases = [Case(name, torch.Generator().manual_seed(options.seed)) for name in CASES]
     for case, rows in itertools.product(cases, options.rows):
         made = list(attack(case, rows, options.steps, options.seed))

@@ -14,7 +14,7 @@ bounded random variables" (arXiv 2505.01987) for one cell, can be expected above
 import argparse
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 from oneway.defenses.codebook import FitSettings, fit_codebook
 from oneway.defenses.codebook.betting import bound_error, least_means, stakes_for
 from oneway.defenses.codebook.measures import error_shares
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 
 QUERIES = (400, 1000, 2000, 5000)
@@ -182,10 +182,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=300, help="queries of synthetic traffic")
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
-    place = {
-        "environment": asdict(environment(torch.device("cpu"))),
-        "commit": source_commit(),
-    }
+    place = origin()
     console, records = Console(width=140), list[Row]()
     asked = digits(options.cache)
     for count in QUERIES:

@@ -13,7 +13,7 @@ G stands beside the clean error and the label's of the leaderboard's record.
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from oneway.defenses.codebook import (
     mean_chance_named,
     merge_calibration,
 )
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import read_json_lines, write_json_lines
 from oneway.inversion import INPUT_TRANSFORMS
 from oneway.releases import release
@@ -227,7 +227,7 @@ def main() -> None:
         asked = partial(people, options.data_root, options.cache, attack=options.attack)
         drawn = {"people": asked} | drawn
     records, console = list[Row](), Console(width=200)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin()
     for name, make in drawn.items():
         rows = list(measure(make(), 20))
         for row in with_gaps(rows, options.record) if name == "people" else rows:

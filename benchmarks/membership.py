@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
 from oneway.auditing.references import Candidates, train_reference
 from oneway.contracts import Target
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.records import environment, json_values, source_commit
+from oneway.evaluation.records import json_values, origin
 from oneway.evaluation.store import fingerprint, write_json_lines
 from oneway.metrics.membership import membership_gap, over_models, percentile_interval
 from oneway.targets import TorchTarget
@@ -78,7 +79,11 @@ def audits(options: argparse.Namespace) -> Iterator[MembershipAudit]:
     workshop = Workshop(LOSS[options.data])
     classes = int(labels.max()) + 1
     settings = MembershipSettings(
-        options.references, options.copies, False, options.seed, train=workshop
+        references=options.references,
+        copies=options.copies,
+        controls=False,
+        seed=options.seed,
+        train=workshop,
     )
     for number in range(options.targets):
         stream = Stream(options.seed, f"target {number}")
@@ -170,8 +175,7 @@ def main() -> None:
         "command": (
             f"python benchmarks/membership.py --data {options.data} --copies {options.copies}"
         ),
-        "environment": dataclasses.asdict(environment(torch.device("cpu"))),
-        "commit": source_commit(),
+        **origin(MEMBERSHIP_ATTACKS),
     }
     records = []
     for row in attack(options):

@@ -8,7 +8,7 @@ queries that are alone count as read. G compares them with kernel ridge regressi
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from oneway.defenses.codebook import (
 )
 from oneway.defenses.codebook.measures import error_shares
 from oneway.defenses.codebook.traffic import query_bytes
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 
 TEST, CANDIDATES, ATTACKER_ROWS = 2000, 750, 1000
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
     records, console = list[Row](), Console(width=160)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin([KernelRidge.name])
     count = TEST + max(options.sizes)
     # Those that a target was trained on are dropped below.
     mnist = split_dataset(

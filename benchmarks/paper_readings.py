@@ -18,7 +18,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from oneway.data import no_progress
 from oneway.defenses.identity import Identity
 from oneway.evaluation import AttackResult, Store
 from oneway.evaluation.defenders import Defender
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec
 from oneway.evaluation.store import write_json_lines
 from oneway.inversion import Inverter, mean_error, non_negative_weights, train_inverter
@@ -89,6 +89,7 @@ def released(spec: ExperimentSpec, store: Store, data_root: Path | None) -> Iter
             "clean_error": record.baselines.clean,
             "label_error": record.baselines.label,
             **{name.replace("-", "_"): error for name, error in record.errors.items()},
+            "numerics": dict(record.numerics),
         }
 
 
@@ -131,7 +132,12 @@ def inner_maximisation(spec: ExperimentSpec, store: Store, data_root: Path | Non
     trace, results = attacked_noise(run, target)
     auxiliary, test = run.splits.auxiliary_images, run.splits.test_images
     clean, held_out = target(auxiliary), run.attackers.held_out
-    own = SurrogateSpec(16, 0, input_transform="standardized", training=spec.attackers.training)
+    own = SurrogateSpec(
+        width=16,
+        hidden_layers_removed=0,
+        input_transform="standardized",
+        training=spec.attackers.training,
+    )
     trainer, factors = run.attackers.trainer, spec.attackers.step_factors
     madry = Defender(own, factors, run.defender.images, store, trainer, no_progress)
     hardened = replace(NOISE, surrogate="min-max")
@@ -273,7 +279,7 @@ def main() -> None:
     given = parser.parse_args()
     rows: list[Row] = []
     shown = Console()
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin()
     for seed in given.seeds:
         spec = small_spec(seed)
         for part in given.only:

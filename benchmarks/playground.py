@@ -23,7 +23,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.playground.settings import DEFAULTS, SLIDERS, all_settings
 
@@ -186,10 +185,7 @@ def main() -> None:
     Console(width=120).print(table)
     if options.out is not None:
         torch.set_num_threads(1)
-        facts = {
-            "environment": asdict(environment(torch.device("cpu"))),
-            "commit": source_commit(),
-        }
+        facts = origin()
         load = os.getloadavg()[0]
         write_json_lines(
             options.out,

@@ -18,7 +18,7 @@ query, whose answer they do not see. ``l1_busy`` is of a client who asks about a
 import argparse
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,9 @@ from oneway.defenses.codebook import (
 )
 from oneway.defenses.codebook.composition import ANSWERS, WARD, largest_share, sequences
 from oneway.defenses.codebook.fit import Calibration
-from oneway.evaluation.records import environment, source_commit
-from oneway.evaluation.several_answers import ridge_errors
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
+from oneway.evaluation.yardsticks import ridge_errors
 from oneway.releases import release
 from oneway.targets import ask_variants
 
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin()
     records, console = list[Row](), Console(width=160)
     for name in options.data:
         for row in measured(name, options.cache, options.seed):

@@ -8,7 +8,8 @@ servers' memory must stay flat. Measured are
 - *load*: 16 clients, one 32x32 image a request, JSON;
 - *lone*: the same, one client;
 - *forms*: 3x224x224 images in JSON and in binary, and 32x32 ones, before next to no model, also
-  against a bare fast server (`bare_server.py`): what reading, guarding and writing cost;
+  against a bare fast server, and against the same with our checks and guard and nothing else
+  (`bare_server.py`): what reading, guarding and writing cost, and what all else does;
 - *upstream*: one client, of the bare server itself and of guards before its address;
 - *start*: seconds until a server is ready, and memory then.
 
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from torch import nn
 
 from oneway import CodebookRelease, Inverter, TorchTarget, release
 from oneway.defenses import save_module
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TARGET_PRESETS, TargetNetwork
 
@@ -61,8 +62,8 @@ GUARDS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-BARE = "bare"
-"""The server of `bare_server.py`."""
+BARE, FLOOR = "bare", "bare, checked and guarded"
+"""The server of `bare_server.py`, and the same with the checks and the codebook of oneway's."""
 
 
 def build_light() -> nn.Module:
@@ -175,13 +176,15 @@ def serving(name: str, folder: Path, served: str, shape: tuple[int, ...]) -> Ite
     """Run one server until the block ends.
 
     Args:
-        name: The guard, or :data:`BARE`.
+        name: The guard, :data:`BARE` or :data:`FLOOR`.
         folder: Where the guards' files are.
         served: The name of a factory in this file, or the address of a server.
         shape: The shape of one query.
     """
     command = [sys.executable, str(Path(__file__).with_name("bare_server.py")), served]
-    if name != BARE:
+    if name == FLOOR:
+        command.append("codebook.safetensors")
+    elif name != BARE:
         at_address = served.startswith("http")
         command = [sys.executable, "-c", "from oneway.cli.main import app; app()", "serve"]
         command += [served if at_address else f"served:{served}"]
@@ -247,7 +250,7 @@ def judge(server: Server, load: Load, at: int, head: bytes, body: bytes) -> None
     scores = output["data"]
     top = max(scores)
     server.label_changes += scores.index(top) != load.labels[at] or scores.count(top) > 1
-    if server.name == BARE:
+    if server.name in (BARE, FLOOR):
         return
     strange = set(answer) - {"model_name", "model_version", "parameters", "outputs"}
     strange |= set(answer["parameters"]) - {"guard", "guard_version"}
@@ -337,7 +340,7 @@ class Benchmark:
             ("3x224x224, binary", "build_pooled", LARGE, True),
         ):
             load = make_load(32, factory, shape, in_binary=in_binary)
-            with self.running([BARE, "none", "codebook"], factory, shape) as servers:
+            with self.running([BARE, FLOOR, "none", "codebook"], factory, shape) as servers:
                 in_turns(servers, load, 4, self.seconds, self.turns)
             records += [
                 {
@@ -414,10 +417,7 @@ def main() -> None:
             Console(width=150).print(table)
             records += found
     if options.out is not None:
-        facts = {
-            "environment": asdict(environment(torch.device("cpu"))),
-            "commit": source_commit(),
-        }
+        facts = origin()
         write_json_lines(options.out, [{**record, **facts} for record in records])
     sys.exit(
         any(

@@ -13,7 +13,7 @@ it ranks them by the distance of their answers.
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch.nn.functional import avg_pool2d
 
 from oneway.defenses import build_defense
 from oneway.defenses.codebook import CodebookRelease, FitSettings
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.inversion import INPUT_TRANSFORMS
 from oneway.metrics import expected_hits
@@ -301,10 +301,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    place = {
-        "environment": asdict(environment(torch.device("cpu"))),
-        "commit": source_commit(),
-    }
+    place = origin()
     drawn = {name: (digits, (name, options.cache, options.seed)) for name in options.data}
     if options.people is not None:
         drawn["people"] = people, (options.people, options.seed)  # type: ignore[assignment]

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from scipy import stats
 from torch import Tensor
 
 from oneway import CodebookRelease, TorchTarget, release
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from serving import FACTORY, SMALL, build, write_guards
 
@@ -285,6 +285,7 @@ def serving(name: str, folder: Path, *arguments: str) -> Iterator[Server]:
     """Run a server until the block ends; it must end well."""
     command = [*COMMAND, *arguments, "--port", "0"]
     command += ["--setting", f"timeout_seconds={TIMEOUT}", "--setting", "log_level=error"]
+    command += ["--setting", "keep_alive_seconds=5"]
     log = folder / f"{name}.log"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(  # noqa: S603  our own command
@@ -370,10 +371,7 @@ def main() -> None:
     for record in records:
         print(json.dumps(record, indent=1))
     if options.out is not None:
-        about = {
-            "environment": asdict(environment(torch.device("cpu"))),
-            "commit": source_commit(),
-        }
+        about = origin()
         write_json_lines(options.out, [{**record, **about} for record in records])
     sys.exit(any(not is_well(record) for record in records))
 

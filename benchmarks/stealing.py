@@ -22,6 +22,7 @@ from sklearn.preprocessing import minmax_scale
 from torch import Tensor, nn
 
 import oneway
+from oneway.attacks.stealing import STEALING_ATTACKS
 from oneway.auditing import AuditTarget
 from oneway.auditing.stealing import (
     CLEAN,
@@ -35,9 +36,10 @@ from oneway.contracts import Defense
 from oneway.defenses.rounding import Rounding
 from oneway.defenses.top_rounding import TopRounding
 from oneway.evaluation import Store
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TorchTarget
-from oneway.targets.training import TargetTrainingSettings, train_target
+from oneway.targets.networks import TargetTrainingSettings, train_target
 
 NOISE = 0.05
 """Standard deviation of the noise on repeated rows, of entries in [0, 1]."""
@@ -133,8 +135,7 @@ def rows(record: StealingRecord) -> Iterator[dict[str, Any]]:
             "label_score_error": result.thefts[LABEL].score_error,
             "score_error": result.thefts[RELEASED].score_error,
             "verdict": result.verdict,
-            "environment": asdict(record.environment),
-            "commit": record.provenance.commit,
+            **origin(STEALING_ATTACKS),
         }
 
 
@@ -148,7 +149,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
-    settings = StealingSettings(tuple(options.budgets), options.seeds, options.steps)
+    settings = StealingSettings(
+        budgets=tuple(options.budgets), seeds=options.seeds, steps=options.steps
+    )
     records, console, store = [], Console(width=200), Store(options.cache)
     most = max(options.budgets)
     own: Mapping[str, Callable[[], AuditTarget]] = {

@@ -3,8 +3,8 @@
 A case is a data set, and how closely its network fits: it is overfitted, or generalises. Each seed
 of a case draws its own members, non-members and attackers' rows, and trains its own target and
 reference models, which serve all releases. A record is one release on one target, with resampled
-values of every measure; those that the file holds are not measured again. ``--board`` composes
-one row per case and release from all seeds.
+values of every measure; those of the same options and of today's attackers are not measured again.
+``--board`` composes one row per case and release from all seeds.
 
 Inversion is attacked by ``cell-means`` and ``kernel-ridge`` alone: a network may read more.
 """
@@ -27,6 +27,8 @@ from sklearn.preprocessing import minmax_scale
 from torch import Tensor, nn
 
 from oneway.attacks import inversion_attacks
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
+from oneway.attacks.stealing import STEALING_ATTACKS
 from oneway.auditing import AuditTarget
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
 from oneway.auditing.references import Candidates, train_reference
@@ -39,7 +41,7 @@ from oneway.defenses.label_only import LabelOnly
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.evaluation.grading import run_attack
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.records import environment, json_values, packed, source_commit, unpacked
+from oneway.evaluation.records import json_values, origin, outdated, packed, unpacked
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.inversion import HELD_OUT, build_inverter, held_out_rows, train_inverter
 from oneway.metrics import Interval
@@ -96,6 +98,7 @@ BUDGET, STEPS = 200, 200
 """A thief's queries, and least training steps."""
 
 INVERTERS = ("cell-means", "kernel-ridge")
+ATTACKERS = (*INVERTERS, *MEMBERSHIP_ATTACKS, *STEALING_ATTACKS)
 
 Row = dict[str, Any]
 
@@ -175,7 +178,9 @@ class Case:
     @cached_property
     def membership(self) -> MembershipAudit:
         """Reference models, and attacks on clean scores and on the label."""
-        settings = MembershipSettings(4, 0, False, self.seed, train=self.train)
+        settings = MembershipSettings(
+            references=4, copies=0, controls=False, seed=self.seed, train=self.train
+        )
         return MembershipAudit(self.target, self.rows, settings, self.store)
 
     @cached_property
@@ -283,7 +288,7 @@ class Case:
             release=spec,
             guard=self.guard(spec),
         )
-        settings = StealingSettings((BUDGET,), 1, STEPS)
+        settings = StealingSettings(budgets=(BUDGET,), seeds=1, steps=STEPS)
         audit = StealingAudit(audited, self.store, settings)
         audit.run()
         reached: dict[str, Mapping[str, Reached]] = {
@@ -324,7 +329,7 @@ def _train_nothing(*_: Tensor) -> nn.Module:
 
 def measure(options: argparse.Namespace) -> None:
     """Measure each release on each target, and write each record when it is done."""
-    records = read_json_lines(options.out)
+    records = of_today(options.out)
     done = {(row["data"], row["fit"], row["seed"], row["release"]): row for row in records}
     for seed in options.seeds:
         for data, fit in (case.split("-") for case in options.cases):
@@ -350,14 +355,24 @@ def measure(options: argparse.Namespace) -> None:
                             "resampled": packed(each.values[1:]),
                         }
                     row["processor_seconds"] = time.process_time() - begin
-                    row["environment"] = asdict(environment(torch.device("cpu")))
-                    row["commit"] = source_commit()
+                    row |= origin(ATTACKERS)
                     records.append(json_values(row))
                     done[data, fit, seed, release] = records[-1]
                 write_json_lines(options.out, records)
                 print(
                     data, fit, seed, spec.name, f"{time.process_time() - begin:.1f} s", flush=True
                 )
+
+
+def of_today(path: Path) -> list[Row]:
+    """Return the records of a file that today's attackers made, of releases with these options."""
+    options = {spec.name: dict(spec.options) for spec in RELEASES}
+    return [
+        row
+        for row in read_json_lines(path)
+        if not outdated(row["numerics"], ATTACKERS)
+        and row["options"] == options.get(row["release"], {})
+    ]
 
 
 def check_target(known: Row, reached: Mapping[str, Reached]) -> None:
@@ -449,7 +464,14 @@ def board(records: Sequence[Row]) -> Iterator[Row]:
                     f"{ends[1]:.{decimals}f} ({ends[0]:.{decimals}f} to {ends[2]:.{decimals}f})"
                 )
             row["commit"] = ", ".join(sorted({each["commit"] for each in own}))
+            row["numerics"] = _oldest([each["numerics"] for each in own])
             yield row
+
+
+def _oldest(numerics: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Return the oldest version of each attacker that took part in all of some records."""
+    common = set.intersection(*map(set, numerics))
+    return {name: min(each[name] for each in numerics) for name in sorted(common)}
 
 
 def _over_seeds(measured: Sequence[Row]) -> Tensor:

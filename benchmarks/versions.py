@@ -8,7 +8,6 @@ certify each by itself, and each together with the old one; they are the candida
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from oneway.defenses.codebook import (
     merge_calibration,
 )
 from oneway.defenses.codebook.measures import LEVEL, bits_beyond_label, distances
-from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.records import origin
 from oneway.evaluation.store import write_json_lines
 
 GALLERY = 750
@@ -86,7 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
     records, console = list[Row](), Console(width=160)
-    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    place = origin()
     for name in options.data:
         target, splits = trained(name, options.cache)
         asked = splits.test_images[:GALLERY]

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from allpairspy import AllPairs
+
 
 def looped(names: str | Sequence[str], values: Iterable[Any], **_: object) -> Callable[..., Any]:
     """Run a law with each of ``values`` within one case; a failure says with which.
@@ -36,3 +38,12 @@ def looped(names: str | Sequence[str], values: Iterable[Any], **_: object) -> Ca
         return run
 
     return decorate
+
+
+def paired(**values: Iterable[Any]) -> Callable[..., Any]:
+    """Run a law so often that every two values of two arguments meet at least once.
+
+    A fault of one value, or of two together, shows as surely as in all combinations of all
+    arguments, which are several times as many.
+    """
+    return looped(list(values), AllPairs([list(those) for those in values.values()]))

@@ -4,8 +4,7 @@ import dataclasses
 from typing import Any
 
 from oneway.evaluation import Environment, Provenance, ReleaseRecord
-from oneway.evaluation.numerics import numerics_of
-from oneway.evaluation.records import BaselineErrors
+from oneway.evaluation.records import BaselineErrors, numerics_of
 
 ENVIRONMENT = Environment(
     oneway="0.1",

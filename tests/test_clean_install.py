@@ -21,7 +21,18 @@ PAGE = ROOT / "docs" / "install.md"
 GPU_BUILDS = re.compile(r"nvidia-|cuda-|triton$")
 """What torch's builds for GPUs bring besides; which build an index has depends on the platform."""
 
-LINKED = ("networkx", "numpy", "pygments", "sympy", "torch")
+LINKED = (
+    "fsspec",
+    "mpmath",
+    "networkx",
+    "numpy",
+    "pydantic",
+    "pydantic-core",
+    "pygments",
+    "setuptools",
+    "sympy",
+    "torch",
+)
 """Packages with the most to unpack and to compile."""
 
 

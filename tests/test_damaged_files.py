@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from oneway.data import load_queries, read_npz
-from oneway.data.idx import read_idx
+from oneway.data.mnist import read_idx
 from oneway.defenses import load_module, save_module
 from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.errors import OnewayError
 from oneway.evaluation.store import read_json_lines, write_json_lines, write_queries
 from oneway.files import atomic_file, read_tensors, write_npz, write_tensors
 from oneway.inversion import Inverter
-from oneway.report import draw_reconstructions
-from oneway.report.page import certificate_page, write_page
+from oneway.report.figure import draw_reconstructions
+from oneway.report.page.certificate import certificate_page
+from oneway.report.page.render import write_page
 from optional import later
 
 Image = later("PIL.Image")

@@ -12,6 +12,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.addnodes import desc_signature, pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import ObjectEntry
 from sphinx.environment import BuildEnvironment
 
 
@@ -24,8 +25,7 @@ def _resolve(
     target = node["reftarget"]
     if not target.startswith("oneway.") and _is_elsewhere(target):
         return content
-    objects = env.domains.python_domain.objects
-    known = {name: entry for name, entry in objects.items() if not entry.aliased}
+    known = _documented(env)
     found = _import(target)
     names = [name for name in known if name.endswith(f".{target}")] or [
         name for name in known if found is not None and _import(name) is found
@@ -37,6 +37,12 @@ def _resolve(
         link["refuri"] = f"{app.builder.get_relative_uri(node['refdoc'], page)}#{anchor}"
         return link
     return content if found is not None and _is_in_signature(node) else None
+
+
+@cache  # pages are written when all objects are known
+def _documented(env: BuildEnvironment) -> dict[str, ObjectEntry]:
+    objects = env.domains.python_domain.objects
+    return {name: entry for name, entry in objects.items() if not entry.aliased}
 
 
 def _is_in_signature(node: nodes.Node) -> bool:

@@ -21,7 +21,7 @@ counts and row numbers, never a value from a query: an error text travels to log
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -71,6 +71,12 @@ class UnknownNameError(OnewayError, ValueError):
         nearest = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+    @classmethod
+    def check(cls, kind: str, name: str, known: Collection[str]) -> None:
+        """Raise this error if a name is none of the known names."""
+        if name not in known:
+            raise cls(kind, name, known)
 
 
 class DataError(OnewayError):

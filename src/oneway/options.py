@@ -96,6 +96,7 @@ class Option:
         help: What the option sets, with its unit.
         default: Its default; ``dataclasses.MISSING`` if it must be given.
         kind: ``bool``, ``int``, ``float``, ``str``, or a tuple of the names to choose from.
+        several: The option is a tuple of at least one such value.
         nullable: None is a value.
         range: Bounds of a number.
         check: Replaces the check that follows from ``kind`` and ``range``.
@@ -106,6 +107,7 @@ class Option:
     help: str
     default: Any
     kind: Any
+    several: bool
     nullable: bool
     range: Range
     check: Check | None
@@ -141,6 +143,12 @@ class Option:
             return
         if self.check is not None:
             self.check(self.name, value)
+        elif self.several:
+            if not value:
+                raise InvalidOptionError(f"{self.name} must hold at least one value, but is empty.")
+            each = dataclasses.replace(self, name=f"each of {self.name}", several=False)
+            for one in value:
+                each.refuse(one)
         elif isinstance(self.kind, tuple):
             if value not in self.kind:
                 raise UnknownNameError(self.name, str(value), self.kind)
@@ -156,6 +164,7 @@ def option(
     text: str,
     *,
     default: Any = MISSING,
+    default_factory: Any = MISSING,
     above: float | None = None,
     least: float | None = None,
     below: float | None = None,
@@ -167,11 +176,12 @@ def option(
 
     ``bool``: true or false. ``int``: a whole number, of at least 1 unless ``least`` says
     otherwise. ``float``: a finite number. ``Literal[...]``: one of these names.
-    ``... | None``: or None.
+    ``... | None``: or None. ``tuple[..., ...]``: at least one of these.
 
     Args:
         text: Help: what the option sets, with its unit.
         default: Its default; without one the option must be given.
+        default_factory: Returns its default, where that is not known yet.
         above: Exclusive lower bound.
         least: Inclusive lower bound.
         below: Exclusive upper bound.
@@ -185,7 +195,9 @@ def option(
         "check": check,
         "is_strength": is_strength,
     }
-    return dataclasses.field(default=default, metadata={"option": extra})
+    given: Any = {"default_factory": default_factory}
+    given = {"default": default} if default_factory is MISSING else given
+    return dataclasses.field(**given, metadata={"option": extra})
 
 
 def injected(text: str, *, default: Any = MISSING, kw_only: bool = True) -> Any:
@@ -271,6 +283,8 @@ def _declared_option(field: "dataclasses.Field[Any]", hint: Any) -> Option:
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = typing.get_args(hint) if union else (hint,)
     kind = next(kind for kind in kinds if kind is not type(None))
+    several = typing.get_origin(kind) is tuple
+    kind = typing.get_args(kind)[0] if several else kind
     if typing.get_origin(kind) is Literal:
         kind = typing.get_args(kind)
     extra = field.metadata["option"]
@@ -279,6 +293,7 @@ def _declared_option(field: "dataclasses.Field[Any]", hint: Any) -> Option:
         help=extra["help"],
         default=field.default,
         kind=kind,
+        several=several,
         nullable=type(None) in kinds,
         range=extra["range"],
         check=extra["check"],

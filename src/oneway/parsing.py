@@ -32,8 +32,7 @@ def build_from(kind: type[T], values: Any, where: str) -> T:
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:
-        if key not in fields:
-            raise UnknownNameError(f"key in {where}", key, fields)
+        UnknownNameError.check(f"key in {where}", key, fields)
     for key, field in fields.items():
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

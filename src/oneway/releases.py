@@ -165,8 +165,6 @@ def release_checked(
     )
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
 def looked_up_release(
     defense: LookupDefense, clean_logits: Tensor, *, decimals: int | None = None
 ) -> Tensor:

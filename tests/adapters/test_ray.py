@@ -368,7 +368,7 @@ def test_a_codebook_of_blocks_is_that_of_all_rows_though_a_worker_dies_on_ray(wo
 
     found = fit_dataset(stored.map_batches(pass_on, batch_size=None), scores="data", most_rows=250)
     kept = torch.from_numpy(logits)
-    kept = kept[sample_rows(kept, 250)]
+    kept = kept[torch.cat(sample_rows(kept, 250))]
     wanted = fit_codebook(kept)
     assert (tmp_path / "died").exists()
     assert len(kept) == 750

@@ -15,8 +15,8 @@ from oneway.contracts import Reconstructor
 from oneway.errors import UnknownNameError
 from oneway.evaluation import ReleaseSpec
 from oneway.evaluation.settings import AttackerSpec
-from oneway.report import attackers_table
-from oneway.report.page import audit_page
+from oneway.report.audit import attackers_table
+from oneway.report.page.audit import audit_page
 from oneway.report.page.render import render
 
 

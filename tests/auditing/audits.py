@@ -14,11 +14,13 @@ from oneway.auditing import (
     ModelAudit,
     control_runs,
     measures,
+    model_audit,
     pacing,
     tasks,
 )
+from oneway.auditing.controls import controls_for
 from oneway.data import Column
-from oneway.evaluation import Store
+from oneway.evaluation import Store, yardsticks
 from oneway.inversion import TrainingSettings
 from oneway.releases import release
 from oneway.targets import TorchTarget
@@ -127,12 +129,26 @@ TINY = AuditSettings(
 
 
 def search_little(patch):
-    """Leave attackers who train no decoder a few choices of the many that they try."""
+    """Leave attackers who train no decoder few choices, and attacks of certificates few rows."""
+    patch.setattr(yardsticks, "ATTACKER_ROWS", 80)
     patch.setattr(gmi, "STEPS", 20)
     patch.setattr(gmi, "BUDGET", 4 * gmi.OFFSPRING)
     patch.setattr(optimising, "STEPS", (20,))
     patch.setattr(kernel_ridge, "LENGTHS", (1.0, 4.0))
     patch.setattr(kernel_ridge, "PENALTIES", (0.1, 1.0))
+
+
+FEW_CONTROLS = ("identity", "planted-levels", "planted-scores", "label-only")
+"""One or two of each result that controls are expected to have."""
+
+
+def run_few_controls(patch):
+    """Leave audits these controls; ``test_model_audit.py`` runs all of them."""
+
+    def few(attacks, classes):
+        return tuple(name for name in controls_for(attacks, classes) if name in FEW_CONTROLS)
+
+    patch.setattr(model_audit, "controls_for", few)
 
 
 def quickly(patch):

@@ -12,16 +12,14 @@ from oneway.attacks import ATTACKS, inversion_attacks
 from oneway.auditing import CONTROLS, ControlResult
 from oneway.auditing.controls import (
     BROKEN_BELOW,
+    HALVINGS,
     HOLDS_ABOVE,
     READ_ABOVE,
+    PlantedScores,
     controls_for,
     failed_controls,
     judge_control,
     judge_planted,
-)
-from oneway.auditing.planted import (
-    HALVINGS,
-    PlantedScores,
     level_borders,
     plant,
     planted_errors,

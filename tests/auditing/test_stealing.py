@@ -29,7 +29,7 @@ from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
 from oneway.evaluation import Store
 from oneway.evaluation.settings import ReleaseSpec
-from oneway.report.stealing import stealing_gap, stealing_headline
+from oneway.report.threats import stealing_gap, stealing_headline
 from oneway.targets import TorchTarget
 
 SETTINGS = StealingSettings(budgets=(40,), seeds=1, steps=20)
@@ -172,7 +172,7 @@ def test_bad_input_is_refused_before_any_query(audited: AuditTarget, tmp_path: P
         StealingAudit(target, Store(tmp_path), StealingSettings(budgets=(401,)))
     with pytest.raises(OverlappingSplitsError):
         StealingAudit(target, Store(tmp_path), SETTINGS, public=audited.test)
-    with pytest.raises(InvalidOptionError, match="at least one number"):
+    with pytest.raises(InvalidOptionError, match="at least one value"):
         StealingSettings(budgets=())
 
 

@@ -11,7 +11,7 @@ from oneway.auditing.audit_target import ask
 from oneway.auditing.understanding import CHECK_ORDER
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Flag
-from oneway.report import understanding_lines, understanding_tables
+from oneway.report.audit import understanding_lines, understanding_tables
 from oneway.targets import TorchTarget
 
 

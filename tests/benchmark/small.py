@@ -60,12 +60,20 @@ def spec_of(
     options |= {"repeats": (2, 3), "most_epochs": epochs} | attacker
     return ExperimentSpec(
         "small",
-        DataSpec("blobs", *images),
+        DataSpec(
+            **dict(zip(("name", "private", "auxiliary", "test"), ("blobs", *images), strict=True))
+        ),
         releases,
         seed=seed,
-        target=TargetSpec(4, 2, TargetTrainingSettings(target_epochs, 0.01, batch_size=16)),
+        target=TargetSpec(
+            width=4,
+            blocks=2,
+            training=TargetTrainingSettings(
+                epochs=target_epochs, learning_rate=0.01, batch_size=16
+            ),
+        ),
         surrogate=SurrogateSpec(
-            width, hidden_layers_removed=removed, adversarial_steps=3, training=training
+            width=width, hidden_layers_removed=removed, adversarial_steps=3, training=training
         ),
         attackers=AttackerSpec(training=training, **options),
     )

@@ -261,7 +261,7 @@ def test_data_are_loaded_as_the_spec_says(tmp_path):
     images = blobs()
     np.savez(tmp_path / "private.npz", images=images.images, labels=images.labels)
     np.savez(tmp_path / "other.npz", images=blobs(seed=1).images, labels=["a"] * 420)
-    spec = DataSpec("npz", 9, 9, 9, path="private.npz", side=8)
+    spec = DataSpec(name="npz", private=9, auxiliary=9, test=9, path="private.npz", side=8)
     dataset, auxiliary = load_data(spec, tmp_path)
     assert dataset.images.shape == (420, 8, 8)
     assert dataset.num_classes == 3

@@ -29,7 +29,8 @@ SEEDS = (0, 1)
 
 def spec(seed, path="blobs.npz"):
     made = spec_of(NONE, NOISY, LABEL, names=("label-only", "static"), seed=seed)
-    return dataclasses.replace(made, data=DataSpec("npz", 60, 60, 45, path=path))
+    data = DataSpec(name="npz", private=60, auxiliary=60, test=45, path=path)
+    return dataclasses.replace(made, data=data)
 
 
 @pytest.fixture(scope="module")

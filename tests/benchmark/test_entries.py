@@ -10,9 +10,8 @@ import torch
 
 from benchmark.small import CPU, NONE, blobs, spec_of
 from oneway.benchmark import Cells, summarise
-from oneway.benchmark.entries import entered, read_entry
+from oneway.benchmark.entries import entered, read_entry, write_splits
 from oneway.benchmark.recorded import RecordedScores
-from oneway.benchmark.splits import write_splits
 from oneway.data import no_progress, read_npz
 from oneway.errors import (
     CorruptDataError,

@@ -36,7 +36,7 @@ from oneway.defenses.base import ScoreDefense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import ReleaseSpec, attackers, read_records, write_records
-from oneway.evaluation.priors import PriorTrainer
+from oneway.evaluation.attackers import PriorTrainer
 from oneway.evaluation.records import unpacked, weights_hash
 from oneway.evaluation.store import read_json_lines
 from oneway.inversion import AutoencoderSettings

@@ -20,7 +20,9 @@ TABLES = tuple(
     f"{table}-{kind}" for table in ("table1", "table2", "background") for kind in ("mnist", "faces")
 )
 PRESETS = ("cpu", "paper")
-YANG_TARGET_SETTINGS = TargetTrainingSettings(100, 2e-4, 128, schedule="constant")
+YANG_TARGET_SETTINGS = TargetTrainingSettings(
+    epochs=100, learning_rate=2e-4, batch_size=128, schedule="constant"
+)
 FACES = ("facescrub", "celeba", 64)
 """The paper's, with its side."""
 
@@ -346,11 +348,11 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path, old, new, text):
         ('name = "noise"', 'name = "none"', "distinct names"),
         ('["label-only", "static"]', '["static", "retrained"]', "must include 'label-only'"),
         ('["label-only", "static"]', '["label-only", "retrained"]', "and 'static'"),
-        ('["faithful"]', "[]", "at least one input transform and one width"),
-        ("widths = [4, 8]", "widths = []", "at least one input transform and one width"),
-        ("held_out = 0.25", "held_out = 0", "held_out must be between 0 and 1"),
-        ("held_out = 0.25", "held_out = 1.0", "held_out must be between 0 and 1"),
-        ("held_out = 0.25", "held_out = nan", "held_out must be between 0 and 1"),
+        ('["faithful"]', "[]", "input_transforms must hold at least one value"),
+        ("widths = [4, 8]", "widths = []", "widths must hold at least one value"),
+        ("held_out = 0.25", "held_out = 0", "held_out must be above 0 and below 1"),
+        ("held_out = 0.25", "held_out = 1.0", "held_out must be above 0 and below 1"),
+        ("held_out = 0.25", "held_out = nan", "held_out must be a finite number"),
         ("epochs = 9", "epochs = 0", "epochs must be a whole number of at least 1"),
         ("\ntest = 30", "\ntest = 30\ncalibration = -1", "calibration must be .* at least 0"),
         ("batch_size = 5", "batch_size = 1", "batch_size must be .* at least 2"),
@@ -530,7 +532,7 @@ def test_a_preset_changes_what_it_names_and_leaves_the_rest(tmp_path):
         ("private = 5", "privat = 5", UnknownNameError, "'privat'.*Did you mean 'private'"),
         ("private = 5", 'private = "5"', InvalidOptionError, "private must be float, but is str"),
         ("steps = 3", "stepz = 3", UnknownNameError, "'stepz'.*Did you mean 'steps'"),
-        ("widths = [2]", "widths = [0]", InvalidOptionError, "width must be"),
+        ("widths = [2]", "widths = [0]", InvalidOptionError, "widths must be"),
     ],
     ids=["preset", "row", "key", "type", "option", "range"],
 )
@@ -569,7 +571,7 @@ def test_an_option_of_a_defenses_training_is_refused_before_any_work(defense, op
     ],
 )
 def test_an_experiment_that_could_not_run_is_refused(changes, text):
-    data = DataSpec("digits", private=10, auxiliary=10, test=10)
+    data = DataSpec(name="digits", private=10, auxiliary=10, test=10)
     given = {"name": "own", "data": data, "releases": (ReleaseSpec("none", "none"),)}
     with pytest.raises(InvalidOptionError, match=text):
         ExperimentSpec(**(given | changes))

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.attacks import ATTACKS, Retrained
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
+from oneway.attacks.stealing import STEALING_ATTACKS
 from oneway.benchmark import summarise
 from oneway.benchmark.spec import bundled_spec
-from oneway.benchmark.staleness import outdated_attackers
-from oneway.evaluation.numerics import numerics_of, outdated
+from oneway.benchmark.summary import outdated_attackers
+from oneway.evaluation.records import numerics_of, outdated
 from planted_records import release_record
 
 NAMES = ("label-only", "static", "retrained")
@@ -28,6 +30,11 @@ def test_outdated_are_those_whose_number_in_the_record_is_not_todays(numerics, a
         assert (name in found) != fresh
     assert len(set(found)) == len(found)
     assert outdated(numerics_of(attackers), set(attackers) - {"gone"}) == ()
+
+
+def test_attacks_of_all_threats_have_names_of_their_own():
+    apart = [*ATTACKS, *MEMBERSHIP_ATTACKS, *STEALING_ATTACKS]
+    assert sorted(numerics_of(apart)) == sorted(apart)
 
 
 def test_a_record_older_than_versions_is_stale_in_all_its_attackers(monkeypatch):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from auditing.audits import search_little
 from oneway.cli import codebook
 from oneway.defenses.codebook import CodebookRelease, DecoyOptions
 from oneway.errors import CorruptDataError
-from oneway.evaluation import yardsticks
-from oneway.interface.query_columns import read_groups
+from oneway.interface.models import read_groups
 from oneway.options import options_of
 from oneway.releases import release
 
@@ -22,9 +22,9 @@ FEW = ("--min-members", 4)
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_attacks():
-    """Fit attacks on clean scores to few rows: how strong they are is tested elsewhere."""
+    """How strong attacks on clean scores are is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yardsticks, "ATTACKER_ROWS", 80)
+        search_little(patch)
         yield
 
 
@@ -91,9 +91,14 @@ def test_a_budget_that_other_queries_break_is_missed(oneway, scores, tmp_path):
     moved = CodebookRelease.load(out).certificate.distortion["l1_probabilities"]["mean"]
     assert moved > 0.35
     assert f"missed: l1_mean is {moved:.4g} on the queries that certify" in result.stderr
-    result = oneway(*arguments, "--max-l1", 1.9)
+    result = oneway(*arguments, "--max-l1", 1.9, "--keep-top5", 0.5)
     assert result.exit_code == 0
     assert "missed" not in result.stderr
+    result = oneway(*arguments, "--keep-top5", 0.72)
+    kept = CodebookRelease.load(out).certificate.top5_kept
+    assert kept < 0.72
+    assert result.exit_code == 1
+    assert f"missed: top5_kept is {kept:.4g} on the queries that certify" in result.stderr
 
 
 def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, scores, tmp_path):

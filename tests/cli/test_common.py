@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from laws import looped
-from oneway.cli.common import command_line
+from oneway.cli.common import command, command_line
 
 
 @pytest.fixture
@@ -63,3 +63,20 @@ def test_who_asks_an_address_is_left_out(run):
     line, model, *_ = run("https://me:secret@models.example.org/v2/models/digits")
     assert "secret" in model
     assert line == "oneway audit https://models.example.org/v2/models/digits"
+
+
+def test_what_is_given_twice_of_a_repeatable_option_counts_once():
+    app, told = typer.Typer(), []
+
+    @app.command()
+    @command
+    def choose(names: list[str], data: Annotated[list[str] | None, typer.Option()] = None) -> None:
+        told.append((names, data))
+
+    for words, wanted in (
+        ("a b a --data digits --data digits", (["a", "b"], ["digits"])),
+        ("a --data b --data a --data b", (["a"], ["b", "a"])),
+        ("a", (["a"], None)),
+    ):
+        assert CliRunner().invoke(app, words.split()).exit_code == 0
+        assert told.pop() == wanted

@@ -9,7 +9,6 @@ import oneway.benchmark
 from auditing.audits import search_little
 from oneway.benchmark import bundled_spec
 from oneway.benchmark.spec import DataSpec
-from oneway.evaluation import yardsticks
 from oneway.inversion import TrainingSettings
 from oneway.targets import TargetTrainingSettings
 from report.page.reading import assert_stands_alone
@@ -22,7 +21,7 @@ def small_demo(monkeypatch):
     settings = TrainingSettings(epochs=1)
     small = dataclasses.replace(
         spec,
-        data=DataSpec("digits", private=60, auxiliary=120, test=40, calibration=300),
+        data=DataSpec(name="digits", private=60, auxiliary=120, test=40, calibration=300),
         target=dataclasses.replace(spec.target, width=4, training=TargetTrainingSettings(epochs=1)),
         surrogate=dataclasses.replace(spec.surrogate, width=4, training=settings),
         attackers=dataclasses.replace(
@@ -31,8 +30,6 @@ def small_demo(monkeypatch):
     )
     monkeypatch.setattr(oneway.benchmark, "bundled_spec", lambda _: small)
     search_little(monkeypatch)
-    # How strong attacks on clean scores are is tested elsewhere.
-    monkeypatch.setattr(yardsticks, "ATTACKER_ROWS", 80)
     return small
 
 

@@ -11,8 +11,8 @@ import pytest
 from oneway.benchmark import FigureRow, FigureSpec, bundled_spec, figure_spec, load_spec, summarise
 from oneway.benchmark.entries import ENTRY
 from oneway.evaluation import read_records
-from oneway.report import summary_table
 from oneway.report.audit import HIDDEN
+from oneway.report.experiments import summary_table
 from planted_records import release_record
 
 ROOT = Path(__file__).parents[2]
@@ -258,7 +258,9 @@ def test_a_figure_is_drawn_from_the_tables_cells_and_leaves_them_as_they_are(
     oneway, tiny, monkeypatch
 ):
     drawn = []
-    monkeypatch.setattr("oneway.report.draw_reconstructions", lambda *given: drawn.append(given))
+    monkeypatch.setattr(
+        "oneway.report.figure.draw_reconstructions", lambda *given: drawn.append(given)
+    )
     before = [path.read_bytes() for path in sorted((tiny.folder / "out").glob("*.jsonl"))]
     result = oneway("reproduce", "figure1", *tiny.options)
     assert result.exit_code == 0, (result.output, result.exception)

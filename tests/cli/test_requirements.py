@@ -6,7 +6,16 @@ import shlex
 import numpy as np
 import pytest
 
+from auditing.audits import search_little
 from oneway.defenses.codebook import CodebookRelease
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_attacks():
+    """How strong attacks on clean scores are is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        search_little(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

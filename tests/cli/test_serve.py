@@ -180,18 +180,19 @@ def test_a_server_and_one_before_its_address_end_well_when_told_to(folder, tmp_p
     assert "clean_scores_are_released" in {line["event"] for line in logs[1]}
 
 
-def test_a_random_defense_answers_the_same_in_another_process(
+def test_a_random_defense_answers_the_same_from_another_server(
     folder, tmp_path, oneway, monkeypatch
 ):
+    """In another process, too: ``tests/defenses/test_keyed.py``."""
     key = tmp_path / "key"
     key.write_text("0123456789abcdef0123456789abcdef\n")
     noise = ["--defense", "gaussian-noise", "--option", "keep_label=true"]
     arguments = [*SERVE, *noise, "--setting", f"key_file={key}"]
-    with started(folder, *arguments) as (_, address):
-        answers = [ask(address) for _ in range(2)]
-    ((app, how),) = in_process(arguments, folder, oneway, monkeypatch)
-    with running(app, how) as server:
-        answers += [ask(server.url) for _ in range(2)]
+    answers = []
+    for _ in range(2):
+        ((app, how),) = in_process(arguments, folder, oneway, monkeypatch)
+        with running(app, how) as server:
+            answers += [ask(server.url) for _ in range(2)]
     assert all(answer == answers[0] for answer in answers)
 
 

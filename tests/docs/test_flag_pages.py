@@ -11,8 +11,8 @@ from laws import looped
 from oneway.auditing import CONTROLS
 from oneway.auditing.audit_target import ALONE, PROBED, SAME
 from oneway.auditing.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.auditing.plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS, first_epochs_for
-from oneway.auditing.suspicions import SEEDS, WORSE_CALIBRATED
+from oneway.auditing.plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS, SEEDS, first_epochs_for
+from oneway.auditing.suspicions import WORSE_CALIBRATED
 from oneway.defenses import DEFENSES, strength_option
 from oneway.evaluation import FLAGS
 from oneway.report.audit import flag_line

@@ -9,8 +9,8 @@ import pytest
 
 from invoking import invoke
 from laws import looped
+from oneway.report.claims import BASIS, NO_FILE, statements
 from oneway.report.measured import BEGIN, END
-from oneway.report.statements import BASIS, NO_FILE, statements
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ("results", "results", "--out", "docs", "--page", "README.md")

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from auditing.audits import TINY, quickly
+from auditing.audits import TINY, quickly, run_few_controls
 from fences import PageRun, commands_of
 from invoking import invoke
 from oneway.auditing import CONTROLS, AuditRecord, AuditSettings
@@ -42,6 +42,7 @@ def audited(page):
             lines = (page.folder / name).read_text(encoding="utf-8").splitlines()
             (page.folder / name).write_text("\n".join(lines[: rows + 1]), encoding="utf-8")
         quickly(patch)
+        run_few_controls(patch)
         small = dataclasses.replace(TINY, controls=True, input_transforms=("within-label",))
         patch.setattr(AuditSettings, "for_rows", classmethod(lambda *_, **__: small))
         with warnings.catch_warnings(record=True) as caught:

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 import oneway
+from auditing.audits import search_little
 from invoking import invoke
 from oneway.errors import InvalidOptionError, UnknownNameError
-from oneway.evaluation import yardsticks
 from oneway.evaluation.records import source_commit
 from oneway.interface import read_scores
-from oneway.report.page import certificate_page
+from oneway.report.page.certificate import certificate_page
 
 MODEL = """
 import torch
@@ -30,8 +30,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (600, 4, 4), np.uint8)
 
 @pytest.fixture(autouse=True)
 def quick_attacks(monkeypatch):
-    """Fit attacks on clean scores to few rows: how strong they are is tested elsewhere."""
-    monkeypatch.setattr(yardsticks, "ATTACKER_ROWS", 40)
+    """How strong attacks on clean scores are is tested elsewhere."""
+    search_little(monkeypatch)
 
 
 @pytest.fixture(scope="module")

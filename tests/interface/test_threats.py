@@ -49,7 +49,7 @@ def audit(data, model, tmp_path_factory):
         "threats": THREATS,
         "seeds": 1,
         "controls": False,
-        "membership": MembershipSettings(2, 0, train=lambda *_: model),
+        "membership": MembershipSettings(references=2, copies=0, train=lambda *_: model),
         "stealing": StealingSettings(budgets=(60,), steps=2),
     }
     with pytest.MonkeyPatch.context() as patch:

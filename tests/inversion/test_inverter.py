@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from laws import looped
-from oneway.defenses.adversarial_noise.frozen import frozen_copy
+from oneway.defenses.adversarial_noise.iterative import frozen_copy
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.inversion import INPUT_TRANSFORMS, INVERTER_WIDTHS, Inverter, full_depth
 from oneway.inversion.inverter import Crop

@@ -1,18 +1,23 @@
 """Generative priors: what they learn, GMI's layers, and trainings that go on where they were."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from oneway.errors import InvalidOptionError
-from oneway.evaluation import Store, priors
-from oneway.evaluation.priors import PriorTrainer
-from oneway.inversion import (
+from oneway.evaluation import Store
+from oneway.evaluation.attackers import PriorTrainer
+from oneway.inversion import Autoencoder, AutoencoderSettings, train_autoencoder
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import adversarial_prior as priors
+from adversarial_prior import (
     AdversarialPrior,
     AdversarialPriorSettings,
     AdversarialPriorTraining,
-    Autoencoder,
-    AutoencoderSettings,
-    train_autoencoder,
+    train_adversarial_prior,
 )
 
 SMALL = AdversarialPriorSettings(width=2, batch_size=4, critic_steps=2)
@@ -151,7 +156,7 @@ def test_a_training_goes_on_from_its_state():
 def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(priors, "STAGE", 1)
     images = torch.rand(8, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    whole = PriorTrainer(Store(tmp_path / "whole"), 0).adversarial(images, SMALL, 3)
+    whole = train_adversarial_prior(images, SMALL, 3, Store(tmp_path / "whole"), 0)
 
     def interrupt(share):
         if share > 0.6:
@@ -159,10 +164,10 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
     store = Store(tmp_path / "parts")
     with pytest.raises(KeyboardInterrupt):
-        PriorTrainer(store, 0, report=interrupt).adversarial(images, SMALL, 3)
+        train_adversarial_prior(images, SMALL, 3, store, 0, interrupt)
     stored = {path.name for path in (store.root / "tensors").iterdir()}
     assert len(stored) == 1
-    again = PriorTrainer(store, 0).adversarial(images, SMALL, 3)
+    again = train_adversarial_prior(images, SMALL, 3, store, 0)
     for name, value in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     assert stored < {path.name for path in (store.root / "tensors").iterdir()}
@@ -188,4 +193,4 @@ def test_a_stored_autoencoder_is_not_trained_again(tmp_path):
 
 def test_a_training_that_no_state_ends_is_refused(tmp_path):
     with pytest.raises(InvalidOptionError, match="multiple of 100"):
-        PriorTrainer(Store(tmp_path), 0).adversarial(torch.rand(8, 1, 32, 32), SMALL, 150)
+        train_adversarial_prior(torch.rand(8, 1, 32, 32), SMALL, 150, Store(tmp_path), 0)

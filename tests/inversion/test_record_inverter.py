@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from laws import looped
 from oneway.defenses.adversarial_noise import AdversarialNoise
-from oneway.defenses.adversarial_noise.frozen import frozen_copy
+from oneway.defenses.adversarial_noise.iterative import frozen_copy
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
 from oneway.inversion import (
     INPUT_TRANSFORMS,

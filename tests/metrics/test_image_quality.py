@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from laws import looped
 from oneway.errors import InvalidTensorError
-from oneway.metrics import image_quality, peak_signal_to_noise_ratio, structural_similarity
+from oneway.metrics import peak_signal_to_noise_ratio, reconstruction, structural_similarity
 from optional import later
 
 correlate1d = later("scipy.ndimage:correlate1d")
@@ -119,14 +119,14 @@ def test_the_memory_bound_changes_nothing(monkeypatch):
     images, guesses = map(torch.from_numpy, pictures(0, (7, 2, 12, 9)))
     whole = structural_similarity(images, guesses)
     seen = []
-    similarity = image_quality._similarity
+    similarity = reconstruction._similarity
 
     def spy(few, *rest):
         seen.append(len(few))
         return similarity(few, *rest)
 
-    monkeypatch.setattr(image_quality, "_similarity", spy)
-    monkeypatch.setattr(image_quality, "PIXELS_AT_ONCE", 3 * 2 * 12 * 9)
+    monkeypatch.setattr(reconstruction, "_similarity", spy)
+    monkeypatch.setattr(reconstruction, "PIXELS_AT_ONCE", 3 * 2 * 12 * 9)
     torch.testing.assert_close(structural_similarity(images, guesses), whole, rtol=1e-12, atol=0)
     assert seen == [3, 3, 1]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from oneway.data import load_dataset
-from oneway.data.source import no_progress
+from oneway.data.images import no_progress
 from oneway.evaluation import Store
 from oneway.playground import Session, Worker, train_networks
 from playground.tiny import served, tiny_spec

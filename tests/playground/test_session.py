@@ -8,7 +8,7 @@ import torch
 
 from oneway.benchmark import Experiment, bundled_spec
 from oneway.benchmark.runner import trained_target
-from oneway.data.source import no_progress
+from oneway.data.images import no_progress
 from oneway.defenses import build_defense
 from oneway.errors import CorruptDataError
 from oneway.evaluation import ReleaseSpec, Store

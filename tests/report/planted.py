@@ -3,8 +3,7 @@
 import dataclasses
 
 from oneway.attacks import ATTACKS
-from oneway.evaluation.numerics import numerics_of
-from oneway.evaluation.records import BaselineErrors
+from oneway.evaluation.records import BaselineErrors, numerics_of
 from planted_records import ENVIRONMENT, release_record
 
 STEPS = {"paper, step 0.1": 0.1, "paper, step 0.4": 0.4, "hardened": 0.1}

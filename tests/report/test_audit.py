@@ -9,17 +9,17 @@ from rich.console import Console
 
 from oneway.auditing import InversionRecord
 from oneway.evaluation import FLAGS
-from oneway.evaluation.numerics import numerics_of
-from oneway.report import (
+from oneway.evaluation.records import numerics_of
+from oneway.report.audit import (
     attackers_table,
     distortion_line,
     flag_lines,
+    is_stale,
     matching_table,
     privacy_table,
     utility_table,
     verdict,
 )
-from oneway.report.audit import is_stale
 from oneway.report.sentences import audit_limits
 
 COMMITTED = json.loads(

@@ -6,6 +6,7 @@ import pytest
 
 from laws import looped
 from oneway.errors import CorruptDataError
+from oneway.evaluation.records import numerics_of
 from oneway.evaluation.store import write_json_lines
 from oneway.report.claims import MISSING, OLDER, ONE_SEED, renew_claims
 from planted_records import release_record
@@ -122,6 +123,8 @@ def test_claims_may_rest_on_means_in_a_file_of_json_lines(kept):
         {**mean, "release": "other", "error": 0.7},
         {**mean, "release": "near", "data": "digits", "error": 8.0},
         {**mean, "release": "one", "seeds": 1, "error_half_width": None},
+        {**mean, "release": "fresh", "numerics": numerics_of(["kernel-ridge"])},
+        {**mean, "release": "stale", "numerics": {"kernel-ridge": 1}},
     ]
     write_json_lines(kept.folder / "bench.jsonl", rows)
     for claim, holds in (
@@ -133,6 +136,8 @@ def test_claims_may_rest_on_means_in_a_file_of_json_lines(kept):
         marks, refuted = judged(f"bench.jsonl people {claim}", kept)
         assert (marks, len(refuted)) == ("", not holds)
     assert judged('bench.jsonl people "one" error > .4', kept) == (mark(ONE_SEED), [])
+    for name, marks in (("fresh", ()), ("stale", (OLDER,))):
+        assert judged(f'bench.jsonl people "{name}" error > .4', kept) == (mark(*marks), [])
     for nothing in ('bench.jsonl people "absent"', 'bench.jsonl cats "near"', 'no.jsonl a "near"'):
         assert judged(f"{nothing} error > 0", kept) == (mark(MISSING), [])
     with pytest.raises(CorruptDataError, match=r"needs the value 'rank_1'.*has error"):

@@ -7,14 +7,15 @@ from rich.console import Console
 
 from oneway.benchmark import Estimate, bundled_spec, estimate, published, summarise
 from oneway.evaluation import Flag, MatchingResult
-from oneway.report import published_table, summary_table
 from oneway.report.experiments import (
     CERTIFICATES,
     COLUMNS,
     COSTS,
     OPTIONAL,
+    published_table,
     raised_flags,
     spread,
+    summary_table,
 )
 from oneway.report.sentences import MARK
 from report.planted import record_of

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from laws import looped
 from oneway.benchmark import summarise
-from oneway.report import frontier_lines, report_lines, summary_table
-from oneway.report.page import frontier_charts, records_page, render, results_page
+from oneway.report.experiments import summary_table
+from oneway.report.findings import report_lines
+from oneway.report.frontier import frontier_lines
+from oneway.report.page.experiments import frontier_charts, records_page, results_page
+from oneway.report.page.render import render
 from oneway.report.sentences import bound_text, gap_number
 from report.planted import record_of
 

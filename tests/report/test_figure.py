@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from oneway.errors import InvalidOptionError, MissingExtraError
-from oneway.report import draw_reconstructions
-from oneway.report.figure import DOTS_PER_INCH, SIDE
+from oneway.report.figure import DOTS_PER_INCH, SIDE, draw_reconstructions
 
 LEVELS = [64, 128, 192]
 

@@ -4,9 +4,8 @@ import dataclasses
 
 from oneway.benchmark import summarise
 from oneway.evaluation import Flag
-from oneway.report import report_lines
 from oneway.report.experiments import command_of, how_facts, seeds_of
-from oneway.report.findings import findings
+from oneway.report.findings import findings, report_lines
 from report.planted import ENVIRONMENT, STEPS, record_of
 
 PAPER = "paper, step 0.1"

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.benchmark import Estimate, Summary
-from oneway.report import frontier_lines
-from oneway.report.frontier import frontier
+from oneway.report.frontier import frontier, frontier_lines
 
 
 def release(name, gap, moved, logits=1.0):

@@ -12,9 +12,9 @@ from oneway.attacks import ATTACKS
 from oneway.benchmark import bundled_spec
 from oneway.errors import CorruptDataError, MissingDataError, OnewayError
 from oneway.evaluation import write_records
-from oneway.evaluation.numerics import numerics_of
+from oneway.evaluation.records import numerics_of
 from oneway.evaluation.store import write_json_lines
-from oneway.report import summary_table
+from oneway.report.experiments import summary_table
 from oneway.report.measured import END, KINDS, Measurements, renew_blocks
 from oneway.report.sentences import MARK, NOT_TRAINED_OUT, STALE_AUDIT
 from planted_records import release_record, row_of, spec_of
@@ -146,7 +146,12 @@ def test_lines_are_shown_by_the_columns_that_the_block_names(tmp_path):
     made = renew_blocks(page, kept, "page.md")
     assert lines_of(made)[0] == "| rows | time, ms |"
     assert lines_of(made)[2:] == ["| 1 | 0.33 |", "| 2 | 0.67 |"]
-    assert "commit 0f0f" in made
+    assert "\nMeasured: commit 0f0f" in made
+    write_json_lines(
+        tmp_path / "bench.jsonl",
+        [*rows, {**rows[0], "numerics": {**numerics_of(["stack"]), "kernel-ridge": 1}}],
+    )
+    assert "\nMeasured by older attackers: commit 0f0f" in renew_blocks(page, kept, "page.md")
     write_json_lines(tmp_path / "bench.jsonl", [{"batch": 1, "ms": 1.0}])
     assert "older code" in renew_blocks(page, kept, "page.md")
     means = [{"batch": n, "ms": 1.0, "ms_half_width": half} for n, half in ((3, 0.25), (4, None))]

@@ -1,7 +1,7 @@
 """What a page states: sentences, cut where marks stand, and the list of all claims."""
 
+from oneway.report.claims import claims_page, statements
 from oneway.report.measured import END
-from oneway.report.statements import claims_page, statements
 from planted_records import release_record
 from report.test_measured import stored
 

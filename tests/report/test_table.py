@@ -11,8 +11,8 @@ from rich.console import Console
 
 from oneway.attacks import ATTACKS
 from oneway.auditing import AuditRecord
-from oneway.report import Listing, attackers_table
-from oneway.report.table import Column
+from oneway.report.audit import attackers_table
+from oneway.report.table import Column, Listing
 from planted_records import release_record
 
 LENET = Path(__file__).parents[2] / "results" / "audit-lenet-adversarial-noise.json"

@@ -97,6 +97,19 @@ def test_a_request_that_does_not_come_is_not_waited_for():
         assert server.log.getvalue().count("connection_cut") >= len(waiting)
 
 
+def test_an_idle_connection_stays_open_as_long_as_the_setting_says():
+    with (
+        serving(timeout_seconds=1) as patient,
+        serving(keep_alive_seconds=1) as hasty,
+        connected(patient) as kept,
+        connected(hasty) as closed,
+    ):
+        assert used(kept)
+        assert used(closed)
+        assert told(closed) == b""
+        assert used(kept)
+
+
 @pytest.mark.hostile("bytes that keep arriving after the answer", 1, "the connection is closed")
 def test_dripping_after_the_answer_does_not_keep_a_connection():
     """What has been refused unread may go on arriving, but not for ever."""

@@ -146,6 +146,27 @@ def test_requests_that_are_pipelined_are_answered_in_order(server):
     assert [json.loads(body)["outputs"][0]["data"] for body in bodies] == wanted
 
 
+@pytest.mark.hostile(
+    "malformed requests behind valid ones on one connection",
+    4,
+    "the valid ones are answered, or none; no 400 before their answers",
+)
+def test_a_malformed_request_is_not_answered_before_those_that_came_first(server):
+    """A client takes the first answer for that of its first request."""
+    broken = {
+        "no HTTP": (b"\x16\x03\x01\r\n\r\n", 2),
+        "a chunk of a body": (framed(b"zz\r\n", b"Transfer-Encoding: chunked"), 0),
+        "two lengths": (framed(b"", b"Content-Length: 5", b"Content-Length: 6"), 2),
+        "a whole address": (GET.replace(b"/v2", b"http://localhost/v2"), 2),
+    }
+    for name, (sent, answers) in broken.items():
+        heard = said(server, 2 * whole(QUERIES) + sent + GET)
+        assert heard.count(b"HTTP/1.1 ") == heard.count(b"HTTP/1.1 200") == answers, name
+        assert heard.count(b"connection: close") == (answers > 0), name
+    assert said(server, broken["no HTTP"][0])[:12] == b"HTTP/1.1 400"
+    assert server.release(QUERIES).shape == (3, 3)
+
+
 CLEAN = served_confidences(QUERIES.numpy())
 OUTPUT = {"name": "probabilities", "datatype": "FP32", "shape": [3, 3]}
 TEXT = json.dumps({"outputs": [{**OUTPUT, "data": CLEAN.ravel().tolist()}]}).encode()

@@ -129,7 +129,9 @@ def test_a_constant_schedule_is_yang_s_adam_with_amsgrad():
         network,
         images,
         labels,
-        settings=TargetTrainingSettings(steps, rate, batch_size=4, schedule="constant"),
+        settings=TargetTrainingSettings(
+            epochs=steps, learning_rate=rate, batch_size=4, schedule="constant"
+        ),
         generator=torch.Generator().manual_seed(0),
     )
     bias, first, second, most = np.zeros((4, CLASSES))

@@ -61,8 +61,7 @@ class GuardedSession:
                 f"Pass ({also_release!r},)."
             )
         for name in (output_name, *also_release):
-            if name not in known:
-                raise UnknownNameError("output of the session", name, known)
+            UnknownNameError.check("output of the session", name, known)
         if known[output_name].type not in FLOATS or len(known[output_name].shape) not in (0, 2):
             raise InvalidOptionError(
                 f"output {output_name!r} must be a tensor of floats of shape (N, K), but is "
@@ -123,8 +122,7 @@ class GuardedSession:
         """
         wanted = list(output_names or self._released)
         for name in wanted:
-            if name not in self._released:
-                raise UnknownNameError("released output", name, self._released)
+            UnknownNameError.check("released output", name, self._released)
         needed = list(dict.fromkeys(wanted))
         queries = None if self._input_name is None else input_feed.get(self._input_name)
         feed = {

@@ -238,8 +238,7 @@ def guard_dataset(
     data = load_extra("ray.data", extra="ray", purpose="guarding a dataset of Ray Data")
     columns = dataset.columns()
     for name in (scores, *keep, *(() if queries is None else (queries,))):
-        if name not in columns:
-            raise UnknownNameError("column of the dataset", name, columns)
+        UnknownNameError.check("column of the dataset", name, columns)
     return dataset.map_batches(
         GuardRows,
         fn_constructor_args=(load_guard, scores, queries, tuple(keep), released),

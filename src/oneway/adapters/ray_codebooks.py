@@ -55,7 +55,7 @@ def fit_dataset(
     for batch in summaries.iter_batches(batch_size=None, batch_format="numpy"):
         own = torch.from_numpy(stacked(batch[scores]))
         merged = own if merged is None else torch.cat([merged, own])
-        merged = merged[sample_rows(merged, most_rows)]
+        merged = merged[torch.cat(sample_rows(merged, most_rows))]
     if merged is None:
         raise InvalidTensorError("the dataset must have rows, but has none. Pass one with scores.")
     return fit_codebook(merged, settings)
@@ -65,4 +65,4 @@ def summarize(batch: dict[str, Any], *, scores: str, most_rows: int) -> dict[str
     """Return the rows of a block that its sample keeps, in a worker of Ray Data."""
     logits = torch.from_numpy(stacked(batch[scores]).copy())
     check_logits_to_fit(logits, f"logits of the column {scores}")
-    return {scores: logits[sample_rows(logits, most_rows)].numpy()}
+    return {scores: logits[torch.cat(sample_rows(logits, most_rows))].numpy()}

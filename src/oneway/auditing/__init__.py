@@ -1,17 +1,14 @@
 """Audit a model: plan, controls, attacks, measures, and flags about them."""
 
-from oneway.auditing.audit_record import THREATS, AuditRecord
 from oneway.auditing.audit_target import AuditTarget
-from oneway.auditing.cluster import AuditJob, audit_on_ray
 from oneway.auditing.controls import CONTROLS, ControlResult
 from oneway.auditing.groups import GroupLeakage
 from oneway.auditing.membership import MembershipSettings
-from oneway.auditing.model_audit import AuditOutcome, ModelAudit
-from oneway.auditing.plan import AuditPlan
-from oneway.auditing.record import InversionRecord
-from oneway.auditing.settings import AuditSettings
+from oneway.auditing.model_audit import AuditJob, AuditOutcome, ModelAudit, audit_on_ray
+from oneway.auditing.plan import SEEDS, AuditPlan, AuditSettings
+from oneway.auditing.record import THREATS, AuditRecord, InversionRecord
 from oneway.auditing.stealing import StealingSettings
-from oneway.auditing.suspicions import SEEDS, unexplained_flags
+from oneway.auditing.suspicions import unexplained_flags
 from oneway.auditing.understanding import Understanding, understand
 
 __all__ = [

@@ -14,11 +14,13 @@ from oneway.auditing.controls import (
     ControlResult,
     MakeControl,
     MakeModel,
+    Planted,
     judge_control,
     judge_planted,
+    plant,
+    planted_errors,
 )
 from oneway.auditing.plan import CONTROL_ROWS, CONTROL_TEST, AuditPlan, settings_for
-from oneway.auditing.planted import Planted, plant, planted_errors
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback
 from oneway.evaluation import AttackResult, run_attack

@@ -20,6 +20,7 @@ from oneway.auditing.references import (
     TrainReference,
     reference_loss,
 )
+from oneway.checks import check_count
 from oneway.contracts import Defense, MembershipKnowledge, Target, TrainingData
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses import (
@@ -46,6 +47,7 @@ from oneway.metrics.membership import (
     resampled_counts,
     total_variation,
 )
+from oneway.options import Options, option
 from oneway.releases import guarded_release
 
 MEASURES = ("area", "low", "lowest")
@@ -71,40 +73,40 @@ SAME, OWN = "the release itself", "own copies of it"
 """What an attacker puts before reference models."""
 
 
-@dataclass(frozen=True)
-class MembershipSettings:
-    """Size of a membership audit.
+def _check_pairs(name: str, value: int) -> None:
+    check_count(name, value, least=0)
+    if value % 2:
+        raise InvalidOptionError(
+            f"{name} must be an even number of models, but got {value}. Take 8."
+        )
 
-    Attributes:
-        references: Reference models, even: in pairs. Fewer than 4 allow no games, and so no stack.
-        copies: Jittered copies of each candidate that are asked about, too.
-        controls: Whether the controls are run. :func:`oneway.audit` takes its own.
-        seed: Seed of every random stream. :func:`oneway.audit` takes its own.
-        train: Trains a reference model on inputs, labels and the number of classes. None: the
-            model's own architecture where it can be trained anew, else one hidden layer, until it
-            fits as closely as the model.
-        attacks: Registered names of the attacks.
-    """
 
-    references: int = 8
-    copies: int = 2
-    controls: bool = True
-    seed: int = 0
-    train: TrainReference | None = None
-    attacks: tuple[str, ...] = tuple(MEMBERSHIP_ATTACKS)
+class MembershipSettings(Options):
+    """Size of a membership audit."""
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            InvalidOptionError: A value is outside its range.
-        """
-        if self.references < 0 or self.references % 2:
-            raise InvalidOptionError(
-                f"references must be an even number of models, but got {self.references}. Take 8."
-            )
-        if self.copies < 0:
-            raise InvalidOptionError(f"copies must be at least 0, but got {self.copies}.")
+    references: int = option(
+        "Reference models, even: in pairs. Fewer than 4 allow no games, and so no stack.",
+        default=8,
+        check=_check_pairs,
+    )
+    copies: int = option(
+        "Jittered copies of each candidate that are asked about, too.", default=2, least=0
+    )
+    controls: bool = option(
+        "Whether the controls are run. :func:`oneway.audit` takes its own.", default=True
+    )
+    seed: int = option(
+        "Seed of every random stream. :func:`oneway.audit` takes its own.", default=0, least=0
+    )
+    train: TrainReference | None = option(
+        "Trains a reference model on inputs, labels and the number of classes. None: the model's "
+        "own architecture where it can be trained anew, else one hidden layer, until it fits as "
+        "closely as the model.",
+        default=None,
+    )
+    attacks: tuple[str, ...] = option(
+        "Registered names of the attacks.", default=tuple(MEMBERSHIP_ATTACKS)
+    )
 
 
 @dataclass(frozen=True)

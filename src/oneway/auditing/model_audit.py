@@ -1,10 +1,11 @@
-"""Audit a model: all attackers, their controls, and a verdict that can be checked."""
+"""Audit a model, here or on a Ray cluster: all attackers, their controls, a checkable verdict."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,36 +13,34 @@ from torch import Tensor
 
 from oneway.attacks import inversion_attacks
 from oneway.auditing.audit_target import Answers, AuditTarget, ask, has_gradient
-from oneway.auditing.controls import ControlResult, controls_for
+from oneway.auditing.controls import controls_for
 from oneway.auditing.examples import examples_of
-from oneway.auditing.measures import SeedResult, measure, utility
+from oneway.auditing.measures import measure, utility
 from oneway.auditing.pacing import measure_costs
 from oneway.auditing.plan import (
     AuditPlan,
+    AuditSettings,
     Costs,
     make_plan,
     multiplications,
     search_seconds,
 )
-from oneway.auditing.record import Findings, InversionRecord, compose_record
-from oneway.auditing.settings import AuditSettings
+from oneway.auditing.record import InversionRecord, compose_record
 from oneway.auditing.suspicions import suspicions
 from oneway.auditing.tasks import (
     SEED_TASK,
     AuditContext,
     AuditTasks,
-    LeftOut,
-    Matched,
     TaskResult,
     tasks_of,
 )
 from oneway.auditing.understanding import Understanding, understand
+from oneway.checks import check_count
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses.identity import Identity
 from oneway.errors import OnewayError
+from oneway.evaluation.cluster import RETRIES, run_tasks
 from oneway.evaluation.convergence import OutOfTimeError
-from oneway.evaluation.flags import Flag
-from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.settings import is_simulated
 from oneway.evaluation.store import Store
@@ -67,18 +66,6 @@ class AuditOutcome:
     record: InversionRecord
     queries: dict[str, Any]
     pictures: dict[str, Any]
-
-
-@dataclass
-class _Collected:
-    """The results of an audit's tasks, by their types."""
-
-    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
-    controls: dict[str, ControlResult] = field(default_factory=dict)
-    flags: list[Flag] = field(default_factory=list)
-    seeds: list[SeedResult] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    stopped: str | None = None
 
 
 class ModelAudit:
@@ -131,11 +118,12 @@ class ModelAudit:
         rebuilt = "none" if self.audited.guard else self.audited.release.defense
         names = tasks_of(context.plan, rebuilt, self.seed)
         run = self._one_by_one if executor is None else executor
-        collected = self._collect(run(context, names))
+        collected, stopped = self._collect(run(context, names))
         plan, results, controls = context.plan, collected.seeds, collected.controls
-        if len(results) < plan.seeds and collected.stopped is None:
-            collected.left_out.append(f"{plan.seeds - len(results)} of {plan.seeds} seeds")
-        left_out = [*collected.left_out, *results[0].left_out]
+        left_out = [*collected.left_out]
+        if len(results) < plan.seeds and stopped is None:
+            left_out.append(f"{plan.seeds - len(results)} of {plan.seeds} seeds")
+        left_out += results[0].left_out
         if missing := [name for name in plan.controls if name not in controls]:
             left_out.append(f"the controls {', '.join(missing)}")
         # Planning names what it leaves out; another name may come when time runs out.
@@ -156,22 +144,23 @@ class ModelAudit:
             ),
         ]
         examples, pictures = examples_of(results[0], self.audited, answers)
-        findings = Findings(
+        record = compose_record(
+            self.audited,
+            self.seed,
+            results,
+            measures,
+            fitted,
+            answers,
             plan=plan,
-            seed_results=results,
             controls=controls,
-            flags=flags,
-            measures=measures,
+            flags=tuple(flags),
             utility=useful,
-            fitted=fitted,
-            answers=answers,
-            stopped=collected.stopped,
+            stopped=stopped,
             examples=examples,
             matching=collected.matching,
             seconds=self._spent(),
             understanding=self.understanding,
         )
-        record = compose_record(self.audited, findings, self.seed)
         return AuditOutcome(record, measures.queries(results), pictures)
 
     def _prepare(self) -> AuditContext:
@@ -226,29 +215,22 @@ class ModelAudit:
         deadline = time.time() + left
         return AuditContext(plan, rows, clean, answers, plan.first_epochs, deadline)
 
-    def _collect(self, outcomes: Iterator[TaskResult | OnewayError]) -> "_Collected":
-        """Sort results of tasks by their types; say why the seeds ended early, if they did."""
-        collected = _Collected()
+    def _collect(
+        self, outcomes: Iterator[TaskResult | OnewayError]
+    ) -> tuple[TaskResult, str | None]:
+        """Put the results of tasks together; say why the seeds ended early, if they did."""
+        collected = TaskResult()
         for result in outcomes:
-            if isinstance(result, SeedResult):
-                if collected.seeds and {*result.results} != {*collected.seeds[0].results}:
-                    break  # time ran out, and seeds with other attackers cannot be averaged
-                collected.seeds.append(result)
-            elif isinstance(result, LeftOut):
-                collected.left_out.append(result.name)
-            elif isinstance(result, list):
-                collected.flags += result
-            elif isinstance(result, dict):
-                collected.controls = result
-            elif isinstance(result, Matched):
-                collected.matching = result.by_gallery
-            # If the model fails now, the finished seeds are kept.
-            elif collected.seeds:
-                collected.stopped = f"{type(result).__name__}: {result}"
-                break
-            else:
-                raise result
-        return collected
+            if isinstance(result, OnewayError):
+                if not collected.seeds:
+                    raise result
+                # If the model fails now, the finished seeds are kept.
+                return collected, f"{type(result).__name__}: {result}"
+            attackers = [{*seed.results} for seed in (*collected.seeds[:1], *result.seeds)]
+            if attackers != attackers[:1] * len(attackers):
+                break  # time ran out, and seeds with other attackers cannot be averaged
+            collected.add(result)
+        return collected, None
 
     def _one_by_one(
         self, context: AuditContext, names: Sequence[str]
@@ -296,3 +278,70 @@ class ModelAudit:
     def _spent(self) -> float:
         """Return the seconds since the audit began."""
         return time.perf_counter() - self._begin
+
+
+@dataclass(frozen=True)
+class AuditJob:
+    """An audit with tasks that may run on other machines.
+
+    Attributes:
+        audited: Opens the model and loads the data, on the machine that runs a task. The cluster
+            gets a copy: pass a function of an installed module, or a partial of such a function.
+        store: Store of trained networks; see :class:`oneway.benchmark.CellsJob`.
+        settings: Settings of the audit.
+        seed: First of the seeds.
+        device: Device for training and queries.
+        report: Progress callback, in the process that runs a task.
+    """
+
+    audited: Callable[[], AuditTarget]
+    store: Store
+    settings: AuditSettings
+    seed: int
+    device: torch.device
+    report: ProgressCallback = no_progress
+
+    def run(self, name: str, context: AuditContext) -> TaskResult:
+        """Run a task of the audit.
+
+        Args:
+            name: Name of the task, such as ``"controls"`` or ``"seed 0"``.
+            context: Results that all tasks share.
+        """
+        tasks = AuditTasks(self.audited(), self.store, self.settings, self.seed, self.report)
+        return tasks.run(name, context)
+
+
+def audit_on_ray(
+    job: AuditJob, *, retries: int = RETRIES, finished: Callable[[str], None] | None = None
+) -> Executor:
+    """Return an executor for ``ModelAudit.run``, which runs tasks on a Ray cluster.
+
+    The cluster is that of :func:`oneway.benchmark.run_on_ray`. All tasks run at once, so that no
+    seed is left out for lack of time; the plan is that of a single machine.
+
+    Args:
+        job: The audit.
+        retries: Most attempts after the first, when a task's process or machine is lost.
+        finished: Called with the name of each finished task.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        InvalidOptionError: ``retries`` is below 0.
+    """
+    check_count("retries", retries, least=0)
+    sent = dataclasses.replace(job, store=Store(job.store.root.resolve()))
+
+    def executor(context: AuditContext, names: Sequence[str]) -> Iterator[TaskResult | OnewayError]:
+        tasks = [partial(sent.run, name, context) for name in names]
+        results = dict[int, TaskResult | OnewayError]()
+        position = 0
+        for number, result in run_tasks(tasks, [job.device] * len(names), retries):
+            results[number] = result
+            if finished is not None:
+                finished(names[number])
+            while position in results:
+                yield results.pop(position)
+                position += 1
+
+    return executor

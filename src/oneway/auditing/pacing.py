@@ -10,8 +10,7 @@ from torch import Tensor
 
 from oneway.auditing.audit_target import Answers, AuditTarget, access
 from oneway.auditing.controls import CONTROLS
-from oneway.auditing.plan import LEAST_ROWS, Costs
-from oneway.auditing.settings import AuditSettings
+from oneway.auditing.plan import LEAST_ROWS, AuditSettings, Costs
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.timing import synchronize

@@ -1,4 +1,4 @@
-"""Plan an audit that fits the target run time, and list what is left out for it."""
+"""Settings of an audit, and a plan that fits the target run time, with what it leaves out."""
 
 import dataclasses
 import math
@@ -8,9 +8,14 @@ from typing import Any
 
 from oneway.attacks import LabelOnly, Workload, inversion_attacks
 from oneway.auditing.controls import CONTROLS
+from oneway.checks import check_count
 from oneway.evaluation.detection import detection_multiplications
 from oneway.evaluation.matching import matching_queries
 from oneway.inversion import TrainingSettings, decoder_grid
+from oneway.options import Options, option
+
+SEEDS = 3
+"""Default number of seeds, and the least number for results that are published."""
 
 FULL_AUDIT_TRANSFORMS = ("standardized", "within-label", "leading", "faithful")
 """Input transforms of a full audit: the whole registry, the most robust first."""
@@ -398,3 +403,48 @@ def _without(attack: str) -> Reduction:
     return Reduction(
         apply, lambda _, plan: "" if attack in plan.attacks else f"the {attack} attacker"
     )
+
+
+class AuditSettings(Options):
+    """Settings of an audit."""
+
+    seeds: int = option("Number of seeds; each repeats all attacks.", default=SEEDS)
+    minutes: float | None = option(
+        "Target run time, in minutes; None: no limit.", default=None, above=0
+    )
+    controls: bool = option(
+        "Whether controls are run. Without controls nothing vouches for the verdict.", default=True
+    )
+    input_transforms: tuple[str, ...] = option(
+        "Input transforms in each model selection.", default=FULL_AUDIT_TRANSFORMS
+    )
+    widths: tuple[int, ...] = option("Decoder widths in each model selection.", default=WIDTHS)
+    first_epochs: int = option(
+        "Epochs at which the search for convergence begins.", default=FIRST_EPOCHS
+    )
+    most_epochs: int = option(
+        "Epochs at which the search for convergence ends.", default=MOST_EPOCHS
+    )
+    repeats: tuple[int, ...] = option(
+        "Numbers of answers to the same query that averaging tries.", default=REPEATS
+    )
+
+    @classmethod
+    def for_rows(cls, rows: int, **others: Any) -> "AuditSettings":
+        """Return settings with enough epochs for a number of auxiliary rows.
+
+        Args:
+            rows: Number of auxiliary rows.
+            **others: Other attributes, by name.
+        """
+        first = first_epochs_for(rows)
+        return cls(first_epochs=first, most_epochs=8 * first, **others)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that could not run, before any query.
+
+        Raises:
+            InvalidOptionError: A value is outside its range.
+        """
+        super().__post_init__()
+        check_count("most_epochs", self.most_epochs, least=self.first_epochs)

@@ -1,4 +1,4 @@
-"""The typed record of an audit for inversion: all results except those of single queries."""
+"""The typed record of an audit: what was found of each threat, without single queries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,22 +17,23 @@ from oneway.auditing.measures import (
     SeedResult,
     convergence_over,
 )
+from oneway.auditing.membership import MembershipRecord
 from oneway.auditing.plan import AuditPlan
+from oneway.auditing.stealing import StealingRecord
 from oneway.auditing.understanding import Understanding
 from oneway.defenses import guard_version
+from oneway.defenses.codebook import Certificate
 from oneway.evaluation.convergence import Convergence
 from oneway.evaluation.defenders import FittedDefense
-from oneway.evaluation.flags import Flag
-from oneway.evaluation.matching import MatchingResult
-from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
     BaselineErrors,
-    Environment,
+    JudgedRelease,
     Provenance,
     TypedRecord,
     environment,
     json_values,
+    numerics_of,
 )
 from oneway.evaluation.store import fingerprint
 from oneway.evaluation.verdict import Verdict, errors_on, least_confident
@@ -40,62 +41,37 @@ from oneway.metrics import Interval, bootstrap_gap
 
 
 @dataclass(frozen=True, kw_only=True)
-class InversionRecord(TypedRecord):
-    """The results of an audit for inversion.
+class InversionRecord(JudgedRelease):
+    """The results of an audit for inversion, means over seeds.
+
+    It also has the attributes of :class:`oneway.evaluation.JudgedRelease`.
 
     Attributes:
         release: Name of the release.
         defense: Registered name of the defense, or ``"guarded endpoint"``.
         options: Options of the defense.
-        auxiliary: Auxiliary rows that were used.
-        queries: Test queries.
         classes: Number of classes, K.
         shape: Shape of one query.
         plan: Attackers, decoders and controls, with what was left out.
         seeds: Seeds that were run.
         stopped: Why seeds are missing, if the model failed after the first seed; else None.
-        errors: Mean squared error per pixel of each attacker, mean over seeds.
-        reconstructors: Name of the reconstructor that each attacker chose, on the first seed.
         strongest: Strongest attacker of each seed.
-        baselines: Errors of the baselines, means over seeds.
-        adaptive_error: Error of the strongest attacker, mean over seeds.
-        closed_gap: G, of errors that are averaged over seeds; None where there is no gap. Where
-            the attack failed, it is no measurement.
         closed_gap_by_seed: G of each seed.
         closed_gap_interval: 95 % interval of G over queries.
-        closed_gap_least_confident: G over the least confident 5 % of queries.
-        closed_gap_least_confident_interval: Its 95 % interval.
+        closed_gap_least_confident_interval: 95 % interval of G over the least confident queries.
         least_confident_queries: Number of the least confident queries.
-        label_changes: Number of queries with another released label than the model's.
         keeps_label: Whether the defense promises to keep labels.
         random: Whether the same query is answered differently each time.
         controls: Result of each control, by name.
         void: Whether a control failed.
-        flags: Suspicious facts about the release or the audit.
         privacy: Similarity and re-identification by ``released``, ``clean`` and ``label``.
         reidentified: Shares of re-identified queries, by attacker on the release.
         utility: Quality, distortion and cost for users and the server.
         defender_training_seconds: Seconds that the defense trained.
         examples: Queries that are shown, with errors.
         seconds: Seconds that the audit took.
-        environment: Software and hardware.
-        provenance: Code, date, data and model.
         understanding: What the audit understood of model and data; None in older records.
-        convergence: Epochs of each attacker's decoders on the release, and whether twice as many
-            gain nothing, on the seed that converged least; no entry for an attacker that trains no
-            decoder; empty in older records.
-        clean_convergence: The same on clean scores.
-        numerics: Version of each attacker that took part, on the release or on clean scores; empty
-            in records that are older than versions.
-        attack_failed: Whether no trained attacker beats the label, on some seed; None in older
-            records, of which :meth:`failed` says what their intervals say.
-        detection_limit: Smallest known leak that the attackers find on every seed, as a share of
-            the gap; None if they find none, if the attack did not fail, if there was no time for
-            the search, and in older records.
-        closed_gap_at_least: Bound of G where the attack failed, the lowest of all seeds; None if
-            nothing can be claimed.
-        matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
-            records.
+        clean_convergence: ``convergence`` of the attacks on clean scores.
         embedder: Name of the embedder that re-identified queries.
         guard_version: Version of the guard, if it was given as it serves; else None.
         groups: Leakage of each class and of each value of a column, of those with enough queries;
@@ -107,46 +83,28 @@ class InversionRecord(TypedRecord):
     release: str
     defense: str
     options: Mapping[str, Any]
-    auxiliary: int
-    queries: int
     classes: int
     shape: tuple[int, ...]
     plan: AuditPlan
     seeds: tuple[int, ...]
     stopped: str | None
-    errors: Mapping[str, float]
-    reconstructors: Mapping[str, str]
     strongest: tuple[str, ...]
-    baselines: BaselineErrors
-    adaptive_error: float
-    closed_gap: float | None
     closed_gap_by_seed: tuple[float | None, ...]
     closed_gap_interval: Interval | None
-    closed_gap_least_confident: float | None
     closed_gap_least_confident_interval: Interval | None
     least_confident_queries: int
-    label_changes: int
     keeps_label: bool
     random: bool
     controls: Mapping[str, ControlResult]
     void: bool
-    flags: tuple[Flag, ...]
     privacy: Mapping[str, Any]
     reidentified: Mapping[str, Any]
     utility: Mapping[str, Any]
     defender_training_seconds: float
     examples: Mapping[str, Any]
     seconds: float
-    environment: Environment
-    provenance: Provenance
     understanding: Understanding | None = None
-    convergence: Mapping[str, Convergence] = field(default_factory=dict)
     clean_convergence: Mapping[str, Convergence] = field(default_factory=dict)
-    numerics: Mapping[str, int] = field(default_factory=dict)
-    attack_failed: bool | None = None
-    detection_limit: float | None = None
-    closed_gap_at_least: float | None = None
-    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
     embedder: str = PRINCIPAL_COMPONENTS
     guard_version: str | None = None
     groups: tuple[GroupLeakage, ...] | None = None
@@ -161,50 +119,26 @@ class InversionRecord(TypedRecord):
         return reaches or LabelOnly.name in self.strongest
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The results of an audit's tasks, before they are summed up.
-
-    Attributes:
-        plan: Attackers, decoders and controls, with what was left out.
-        seed_results: Result of each seed that was run.
-        controls: Result of each control, by name.
-        flags: Suspicious facts about the release or the audit.
-        measures: Similarity and re-identification, of the first seed.
-        utility: Quality, distortion and cost for users and the server.
-        fitted: The defense, ready to answer.
-        answers: Answers of the model and of the release.
-        stopped: Why seeds are missing, if the model failed after the first seed; else None.
-        examples: Queries that are shown, with errors.
-        matching: Shares of queries that ``matching`` identifies, by kind of gallery.
-        seconds: Seconds that the audit took.
-        understanding: What the audit understood of model and data.
-    """
-
-    plan: AuditPlan
-    seed_results: Sequence[SeedResult]
-    controls: Mapping[str, ControlResult]
-    flags: Sequence[Flag]
-    measures: Measures
-    utility: Mapping[str, Any]
-    fitted: FittedDefense
-    answers: Answers
-    stopped: str | None
-    examples: Mapping[str, Any]
-    matching: Mapping[str, MatchingResult]
-    seconds: float
-    understanding: Understanding | None
-
-
-def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> InversionRecord:
+def compose_record(
+    audited: AuditTarget,
+    seed: int,
+    results: Sequence[SeedResult],
+    measures: Measures,
+    fitted: FittedDefense,
+    answers: Answers,
+    **known: Any,
+) -> InversionRecord:
     """Return the record of an audit.
 
     Args:
         audited: Model, data and release.
-        findings: Results of the audit's tasks.
         seed: First of the seeds; draws the bootstrap's queries.
+        results: Result of each seed that was run.
+        measures: Similarity and re-identification, of the first seed.
+        fitted: The defense, ready to answer.
+        answers: Answers of the model and of the release.
+        known: Fields of the record that do not follow from these.
     """
-    results, answers = findings.seed_results, findings.answers
     names = list(results[0].results)
     tail = least_confident(answers.clean_test)
 
@@ -217,13 +151,11 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Inver
         release=audited.release.name,
         defense="guarded endpoint" if audited.guarded else audited.release.defense,
         options=json_values(audited.release.options),
-        auxiliary=findings.plan.auxiliary,
+        auxiliary=known["plan"].auxiliary,
         queries=len(audited.test),
         classes=answers.clean.shape[-1],
         shape=tuple(audited.test.shape[1:]),
-        plan=findings.plan,
         seeds=tuple(result.seed for result in results),
-        stopped=findings.stopped,
         errors={name: _mean([result.results[name].error for result in results]) for name in names},
         reconstructors={name: results[0].results[name].reconstructor for name in names},
         strongest=tuple(result.verdict.strongest for result in results),
@@ -238,40 +170,34 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Inver
         closed_gap_least_confident_interval=tail_interval,
         least_confident_queries=len(tail),
         label_changes=answers.label_changes,
-        keeps_label=audited.guarded is None and findings.fitted.defense.keeps_label,
+        keeps_label=audited.guarded is None and fitted.defense.keeps_label,
         random=answers.random,
-        controls=findings.controls,
-        void=bool(failed_controls(findings.controls)),
-        flags=tuple(findings.flags),
-        privacy=findings.measures.summary,
-        reidentified=findings.measures.reidentified,
-        utility=findings.utility,
-        defender_training_seconds=findings.fitted.seconds,
-        examples=findings.examples,
-        seconds=findings.seconds,
+        void=bool(failed_controls(known["controls"])),
+        privacy=measures.summary,
+        reidentified=measures.reidentified,
+        defender_training_seconds=fitted.seconds,
         environment=environment(audited.test.device),
         provenance=Provenance.now(
             fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
         ),
-        understanding=findings.understanding,
         convergence=convergence_over([result.results for result in results]),
         clean_convergence=convergence_over([result.clean_results for result in results]),
         numerics=numerics_of((*results[0].baselines.attackers, *names)),
         **_bound([result.verdict for result in results], interval),
-        matching=findings.matching,
-        embedder=findings.measures.embedder,
+        **known,
+        embedder=measures.embedder,
         guard_version=None if audited.guard is None else guard_version(audited.guard),
         groups=leakage_by_group(
-            results, findings.measures, audited, answers, _class_names(findings, answers)
+            results, measures, audited, answers, _class_names(known["understanding"], answers)
         ),
     )
 
 
-def _class_names(findings: Findings, answers: Answers) -> list[str]:
+def _class_names(understanding: Understanding | None, answers: Answers) -> list[str]:
     """Return the names of the classes; their numbers where no names are known."""
-    if findings.understanding is None:
+    if understanding is None:
         return [str(place) for place in range(answers.clean.shape[-1])]
-    return [each.name for each in findings.understanding.classes]
+    return [each.name for each in understanding.classes]
 
 
 def _bound(verdicts: Sequence[Verdict], interval: Interval | None) -> dict[str, Any]:
@@ -334,3 +260,37 @@ def _gap_interval(
         return None
     generator = Stream(seed, "bootstrap").generator()
     return bootstrap_gap(adaptive, clean, label, generator=generator)
+
+
+THREATS = ("inversion", "membership", "stealing")
+"""Threats that an audit can be about, by their name in commands and records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRecord(TypedRecord):
+    """The results of an audit of one release, by threat.
+
+    Attributes:
+        inversion: What answers reveal of queries; None if it was not audited.
+        membership: Which training rows answers reveal; None if it was not audited.
+        stealing: How well the model is copied; None if it was not audited.
+        certificate: Certificate of the guard, if it is a codebook that holds one.
+        minutes: Target run time of all threats together; None: there was none.
+        seconds: Run time by threat.
+        command: The command as it was typed, without credentials; None from Python.
+    """
+
+    subject: ClassVar = "an audit"
+
+    inversion: InversionRecord | None = None
+    membership: MembershipRecord | None = None
+    stealing: StealingRecord | None = None
+    certificate: Certificate | None = None
+    minutes: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    command: str | None = None
+
+    @property
+    def threats(self) -> tuple[str, ...]:
+        """Names of the threats that were audited."""
+        return tuple(name for name in THREATS if getattr(self, name) is not None)

@@ -19,9 +19,8 @@ from oneway.attacks.stealing import STEALING_ATTACKS, Copy, ThiefKnowledge
 from oneway.attacks.stealing.training import copy_trainer
 from oneway.auditing.audit_target import AuditTarget, access, clean_access
 from oneway.auditing.deadline import Deadline
-from oneway.auditing.settings import AuditSettings
+from oneway.auditing.plan import AuditSettings
 from oneway.auditing.tasks import AuditTasks
-from oneway.checks import check_count
 from oneway.contracts import Defense, Query
 from oneway.data import ProgressCallback, check_disjoint, no_progress
 from oneway.defenses.identity import Identity
@@ -33,6 +32,7 @@ from oneway.evaluation.records import Environment, Provenance, TypedRecord, envi
 from oneway.evaluation.store import Store, fingerprint
 from oneway.metrics import Interval
 from oneway.metrics.intervals import bootstrap_gap, bootstrap_mean
+from oneway.options import Options, option
 from oneway.releases import release
 
 CLEAN, LABEL, RELEASED = "clean scores", "label only", "release"
@@ -47,33 +47,18 @@ LEAST_MEMBERS = 5
 """Least number of queries with one answer that make it a cell, of which a thief learns the mean."""
 
 
-@dataclass(frozen=True)
-class StealingSettings:
-    """Settings of an audit against thieves.
+class StealingSettings(Options):
+    """Settings of an audit against thieves."""
 
-    Attributes:
-        budgets: Numbers of queries that a thief may ask, each a case of its own.
-        seeds: Number of seeds: thieves' queries, initial weights. :func:`oneway.audit` takes its
-            own.
-        steps: Least number of training steps of a copy.
-    """
-
-    budgets: tuple[int, ...] = (100, 400, 2000)
-    seeds: int = 3
-    steps: int = 1500
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            InvalidOptionError: There is no budget, or a number is below 1.
-        """
-        if not self.budgets:
-            raise InvalidOptionError("budgets must hold at least one number of queries, got none.")
-        for budget in self.budgets:
-            check_count("budgets", budget)
-        check_count("seeds", self.seeds)
-        check_count("steps", self.steps)
+    budgets: tuple[int, ...] = option(
+        "Numbers of queries that a thief may ask, each a case of its own.",
+        default=(100, 400, 2000),
+    )
+    seeds: int = option(
+        "Number of seeds: thieves' queries, initial weights. :func:`oneway.audit` takes its own.",
+        default=3,
+    )
+    steps: int = option("Least number of training steps of a copy.", default=1500)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ import torch
 
 from oneway.auditing.controls import ControlResult, failed_controls
 from oneway.auditing.measures import SeedResult, convergence_over
+from oneway.auditing.plan import SEEDS
 from oneway.contracts import Defense
 from oneway.evaluation import Flag, standard_error
 from oneway.evaluation.convergence import not_trained_out
-
-SEEDS = 3
-"""Default number of seeds, and the least number for results that are published."""
 
 LUCK = 0.05
 """Share of an error by which decoders of the same knowledge differ."""

@@ -7,7 +7,7 @@ on the order of the tasks, unless time runs out.
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ParamSpec, TypeVar
 
@@ -19,8 +19,7 @@ from oneway.auditing.audit_target import Answers, AuditTarget, access, clean_acc
 from oneway.auditing.control_runs import ControlRun
 from oneway.auditing.controls import ControlResult
 from oneway.auditing.measures import SeedResult
-from oneway.auditing.plan import AuditPlan, settings_for
-from oneway.auditing.settings import AuditSettings
+from oneway.auditing.plan import AuditPlan, AuditSettings, settings_for
 from oneway.auditing.suspicions import LUCK
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, no_progress
@@ -69,30 +68,30 @@ def _always() -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Matched:
-    """The queries that ``matching`` identifies.
+@dataclass
+class TaskResult:
+    """The results of tasks of an audit.
 
     Attributes:
-        by_gallery: Result of each kind of gallery, by name.
+        matching: Queries that ``matching`` identifies, by kind of gallery.
+        controls: Result of each control, by name.
+        flags: Suspicious facts about the release.
+        seeds: The attacks of each seed.
+        left_out: Tasks that are left out, since the target run time is over.
     """
 
-    by_gallery: Mapping[str, MatchingResult]
+    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
+    controls: Mapping[str, ControlResult] = field(default_factory=dict)
+    flags: Sequence[Flag] = ()
+    seeds: Sequence[SeedResult] = ()
+    left_out: Sequence[str] = ()
 
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A task that is left out, since the target run time is over.
-
-    Attributes:
-        name: Name of the task.
-    """
-
-    name: str
-
-
-TaskResult = Matched | dict[str, ControlResult] | list[Flag] | SeedResult | LeftOut
-"""Result of a task: identified queries, results of controls, flags, or the attacks of a seed."""
+    def add(self, other: "TaskResult") -> None:
+        """Add the results of another task."""
+        self.matching = {**self.matching, **other.matching}
+        self.controls = {**self.controls, **other.controls}
+        for name in ("flags", "seeds", "left_out"):
+            setattr(self, name, (*getattr(self, name), *getattr(other, name)))
 
 
 @dataclass(frozen=True)
@@ -191,13 +190,13 @@ class AuditTasks:
         try:
             return self._run(name, context)
         except OutOfTimeError:
-            return LeftOut(name)
+            return TaskResult(left_out=[name])
 
     def _run(self, name: str, context: AuditContext) -> TaskResult:
         if name == MATCHING_TASK:
-            return self._matching(context)
+            return TaskResult(matching=self._matching(context))
         if name == CONTROLS_TASK:
-            return ControlRun(
+            controls = ControlRun(
                 context.plan,
                 self.audited,
                 context.answers,
@@ -207,10 +206,12 @@ class AuditTasks:
                 self.seed,
                 self.report,
                 context.is_late,
-            ).results()
+            )
+            return TaskResult(controls=controls.results())
         if name == BUDGET_TASK:
-            return self._more_budget(context)
-        return self._seed(int(name.removeprefix(SEED_TASK)), name, context)
+            return TaskResult(flags=self._more_budget(context))
+        seed = self._seed(int(name.removeprefix(SEED_TASK)), name, context)
+        return TaskResult(seeds=[seed])
 
     def build(self, clean: Tensor) -> FittedDefense:
         """Build the release's defense, once, since its training may query the model.
@@ -425,7 +426,7 @@ class AuditTasks:
                 results = on_release(kept)
         return clean_results, results
 
-    def _matching(self, context: AuditContext) -> Matched:
+    def _matching(self, context: AuditContext) -> dict[str, MatchingResult]:
         """Ask about each candidate of galleries that hold the test queries."""
         audited, answers = self.audited, context.answers
         check_time(context.is_late)
@@ -452,7 +453,7 @@ class AuditTasks:
         )
         found = matching.results(MatchedScores(released, answers.trace.released))
         self.report(MATCHING_TASK, 1.0)
-        return Matched(found)
+        return found
 
     def _more_budget(self, context: AuditContext) -> list[Flag]:
         """Attack the release at twice its strength, too, which must not reveal more."""

@@ -1,7 +1,14 @@
 """Experiments: run specs, and return records and summaries."""
 
-from oneway.benchmark.cells import Cells, Gallery, gallery_path, load_data, stored_gallery
-from oneway.benchmark.cluster import CellsJob, run_on_ray
+from oneway.benchmark.cells import (
+    Cells,
+    CellsJob,
+    Gallery,
+    gallery_path,
+    load_data,
+    run_on_ray,
+    stored_gallery,
+)
 from oneway.benchmark.published import (
     FigureRow,
     FigureSpec,

@@ -1,15 +1,27 @@
-"""Entries: releases of other people, judged as oneway's own are, and shown beside them."""
+"""Entries: releases of other people, judged as oneway's own are; and the splits to enter with."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from oneway.benchmark.recorded import row_keys
+from oneway.benchmark.runner import split_data, trained_target
 from oneway.benchmark.spec import ExperimentSpec, read_toml
+from oneway.data import Dataset, ProgressCallback
+from oneway.defenses.identity import Identity
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
+from oneway.evaluation import Store
+from oneway.evaluation.records import weights_hash
 from oneway.evaluation.settings import ReleaseSpec
+from oneway.files import write_npz
 from oneway.parsing import build_from
+from oneway.targets import DefendedTarget
 
 ENTRY = "entry-"
 """What the names of experiments with the releases of an entry begin with."""
@@ -135,3 +147,48 @@ def entered(spec: ExperimentSpec, entry: Entry, folder: Path) -> ExperimentSpec:
     rows = [row.released(spec.preset, spec.seed, folder) for row in entry.releases]
     releases = (spec.releases[0], *rows)
     return dataclasses.replace(spec, name=f"{ENTRY}{entry.name}", releases=releases)
+
+
+SPLITS = ("auxiliary", "calibration", "queries")
+"""Parts of the published splits: what attackers have, what a release may be fitted to, and what is
+graded."""
+
+
+def write_splits(
+    spec: ExperimentSpec,
+    data: Callable[[], tuple[Dataset, Dataset | None]],
+    path: Path,
+    store: Store,
+    *,
+    device: torch.device,
+    report: ProgressCallback,
+) -> None:
+    """Write what somebody needs who records scores: inputs, clean scores, and which row is whose.
+
+    The file holds ``images`` ``(N, C, H, W)`` float32, ``logits`` ``(N, K)``, ``split`` ``(N)``
+    with names in :data:`SPLITS`, ``keys``, and ``target``, the hash of the classifier. No label of
+    a query is in it.
+
+    Args:
+        spec: The experiment, with its seed.
+        data: Loads its data sets.
+        path: Where to.
+        store: Store of trained networks.
+        device: Device for training.
+        report: Progress callback.
+    """
+    splits = split_data(spec, *data()).to(device)
+    target = trained_target(spec, splits, store, report)
+    parts = (splits.auxiliary_images, splits.calibration_images, splits.test_images)
+    images = torch.cat(parts)
+    logits = DefendedTarget(target, Identity()).trace(images).clean_logits
+    write_npz(
+        path,
+        {
+            "images": images.cpu().numpy(),
+            "logits": logits.cpu().numpy(),
+            "split": np.repeat(SPLITS, [len(part) for part in parts]),
+            "keys": row_keys(images),
+            "target": np.array(weights_hash(target.module)),
+        },
+    )

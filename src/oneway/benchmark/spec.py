@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from oneway.evaluation.settings import (
     sketch_defense,
 )
 from oneway.evaluation.store import spec_key
+from oneway.options import Options, option
 from oneway.parsing import build_from
 from oneway.targets import TargetTrainingSettings
 
@@ -32,69 +34,48 @@ LATER = (("target", "training", "schedule", "one-cycle"), ("surrogate", "removed
 """Fields that older records lack, each with the value that these records were made with."""
 
 
-@dataclass(frozen=True)
-class DataSpec:
+class DataSpec(Options):
     """The data sets of an experiment, and the size of each split.
 
     A size is a number of images, or a share of those that are there: 0.8, or 1.0 for all of them.
-
-    Attributes:
-        name: Name of the data set of private and test images.
-        private: Size of the split that trains the target.
-        auxiliary: Size of the split of attackers and defender.
-        test: Size of the split of queries that attacks are graded on.
-        path: File or folder of the data set; empty: the data set needs none.
-        side: Side of the scaled images, in pixels; 0: images are not scaled.
-        auxiliary_name: Name of the data set of auxiliary images; empty: the same data set.
-        auxiliary_path: File or folder of the auxiliary data set.
-        calibration: Size of the split of queries that the operator has kept to fit releases to; 0:
-            releases are fitted to auxiliary images.
     """
 
-    name: str
-    private: int | float
-    auxiliary: int | float
-    test: int | float
-    path: str = ""
-    side: int = 0
-    auxiliary_name: str = ""
-    auxiliary_path: str = ""
-    calibration: int | float = 0
+    name: str = option("Name of the data set of private and test images.")
+    private: int | float = option(
+        "Size of the split that trains the target.", check=check_split_size
+    )
+    auxiliary: int | float = option(
+        "Size of the split of attackers and defender.", check=check_split_size
+    )
+    test: int | float = option(
+        "Size of the split of queries that attacks are graded on.", check=check_split_size
+    )
+    path: str = option(
+        "File or folder of the data set; empty: the data set needs none.", default=""
+    )
+    side: int = option(
+        "Side of the scaled images, in pixels; 0: images are not scaled.", default=0, least=0
+    )
+    auxiliary_name: str = option(
+        "Name of the data set of auxiliary images; empty: the same data set.", default=""
+    )
+    auxiliary_path: str = option("File or folder of the auxiliary data set.", default="")
+    calibration: int | float = option(
+        "Size of the split of queries that the operator has kept to fit releases to; 0: releases "
+        "are fitted to auxiliary images.",
+        default=0,
+        check=partial(check_split_size, least=0),
+    )
 
-    def __post_init__(self) -> None:
-        """Refuse sizes outside their range.
 
-        Raises:
-            InvalidOptionError: A size is no number of images or share, or too small.
-        """
-        for split in ("private", "auxiliary", "test"):
-            check_split_size(split, getattr(self, split))
-        check_split_size("calibration", self.calibration, least=0)
-        check_count("side", self.side, least=0)
+class TargetSpec(Options):
+    """The classifier of an experiment."""
 
-
-@dataclass(frozen=True)
-class TargetSpec:
-    """The classifier of an experiment.
-
-    Attributes:
-        width: Channels of the first block.
-        blocks: Number of blocks.
-        training: Training settings.
-    """
-
-    width: int = 32
-    blocks: int = 3
-    training: TargetTrainingSettings = field(default_factory=TargetTrainingSettings)
-
-    def __post_init__(self) -> None:
-        """Refuse sizes below 1.
-
-        Raises:
-            InvalidOptionError: A size is not a whole number, or below 1.
-        """
-        check_count("width", self.width)
-        check_count("blocks", self.blocks)
+    width: int = option("Channels of the first block.", default=32)
+    blocks: int = option("Number of blocks.", default=3)
+    training: TargetTrainingSettings = option(
+        "Training settings.", default=TargetTrainingSettings()
+    )
 
 
 @dataclass(frozen=True)
@@ -250,8 +231,7 @@ def bundled_toml(name: str) -> dict[str, Any]:
         for entry in folder.iterdir()
         if entry.name.endswith(".toml")
     ]
-    if name not in known:
-        raise UnknownNameError("experiment", name, known)
+    UnknownNameError.check("experiment", name, known)
     return read_toml((folder / f"{name}.toml").read_bytes(), name)
 
 
@@ -274,8 +254,7 @@ def _spec_from(values: dict[str, Any], origin: str, preset: str | None) -> Exper
     if not isinstance(presets, dict) or not all(isinstance(p, dict) for p in presets.values()):
         raise InvalidOptionError(f"presets of {origin} must be tables, [presets.NAME].")
     if preset is not None:
-        if preset not in presets:
-            raise UnknownNameError(f"preset of {origin}", preset, presets)
+        UnknownNameError.check(f"preset of {origin}", preset, presets)
         values = _overlaid(values, {**presets[preset], "preset": preset})
     return build_from(ExperimentSpec, values, origin)
 

@@ -4,19 +4,49 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from oneway.benchmark.entries import RECORDED
-from oneway.benchmark.spec import without_later_fields
-from oneway.benchmark.staleness import outdated_attackers
-from oneway.errors import InvalidOptionError
+from oneway.benchmark.spec import ExperimentSpec, bundled_spec, without_later_fields
+from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation.convergence import Convergence, least_by_name
-from oneway.evaluation.flag_kinds import FLAGS
-from oneway.evaluation.flags import Flag
+from oneway.evaluation.flags import FLAGS, Flag
 from oneway.evaluation.matching import NOISY_COPIES, TRUE_INPUTS
-from oneway.evaluation.records import Environment, Provenance, ReleaseRecord
+from oneway.evaluation.records import Environment, Provenance, ReleaseRecord, outdated
 from oneway.evaluation.store import spec_key
 from oneway.extras import load_extra
+
+
+def outdated_attackers(
+    record: ReleaseRecord, spec: ExperimentSpec | None = None
+) -> tuple[str, ...]:
+    """Return the attackers that make a record stale; none for a record of today's attackers.
+
+    They are the attackers that took part with another version than today's, or with none; and the
+    attackers of today's experiment that apply to the release or to clean scores and took no part.
+
+    Args:
+        record: The record.
+        spec: The experiment today; None: the experiment of the record's name and preset that ships
+            with oneway. Without one, attackers that took no part are unknown.
+    """
+    today = spec or _shipped(record.experiment, record.preset)
+    expected = [*record.errors]
+    if today is not None:
+        rows = [row for row in today.releases if row.name == record.release]
+        for row in (today.releases[0], *rows):
+            expected += today.applying_attackers(row)
+    return outdated(record.numerics, expected)
+
+
+@cache
+def _shipped(experiment: str, preset: str) -> ExperimentSpec | None:
+    try:
+        return bundled_spec(experiment, preset or None)
+    except UnknownNameError:
+        return None
+
 
 CONFIDENCE = 0.95
 

@@ -84,7 +84,8 @@ def attack(
     from oneway.errors import InvalidOptionError
     from oneway.evaluation import Store, attack_recorded, write_records
     from oneway.inversion import TrainingSettings
-    from oneway.report import attackers_table, check_figure_path, draw_reconstructions
+    from oneway.report.audit import attackers_table
+    from oneway.report.figure import check_figure_path, draw_reconstructions
 
     if (released_auxiliary is None) != (released_test is None):
         raise InvalidOptionError(
@@ -126,8 +127,7 @@ def attack(
 
 def _summary(record: "AttackRecord") -> str:
     """Return the closed gap in words, or what stands in its place."""
-    from oneway.report import failure_sentence
-    from oneway.report.sentences import gap_number
+    from oneway.report.sentences import failure_sentence, gap_number
 
     if record.closed_gap is None:
         return "no gap to close: clean scores add nothing to the label for these attackers"

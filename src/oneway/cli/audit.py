@@ -25,8 +25,7 @@ from oneway.cli.common import (
     progress,
 )
 from oneway.cli.completion import defense_names
-from oneway.cli.config import ConfigFile
-from oneway.cli.paths import Reads, Writes, existing_file
+from oneway.cli.paths import ConfigFile, Reads, Writes, existing_file
 from oneway.cli.sources import gathers, model_options, reads_data
 from oneway.errors import InvalidOptionError
 
@@ -307,7 +306,7 @@ def print_understanding(understanding: "Understanding | None", settings: "Threat
     """Print what was understood of a model and its data, and what is planned."""
     from rich.console import Console
 
-    from oneway.report import understanding_lines, understanding_tables
+    from oneway.report.audit import understanding_lines, understanding_tables
 
     console = Console()
     if understanding is not None:
@@ -321,7 +320,7 @@ def _print(record: "AuditRecord", out: Path) -> None:
     """Print the verdicts first, then the sentences and tables of each threat."""
     from rich.console import Console
 
-    from oneway.report import distortion_line, flag_lines
+    from oneway.report.audit import distortion_line, flag_lines
     from oneway.report.threats import OF_THREAT, verdict_of_threats
 
     console, inversion = Console(), record.inversion

@@ -10,8 +10,7 @@ import typer
 from oneway.cli.codebook import show_certificate
 from oneway.cli.common import AsJson, check_suffix, command, command_line
 from oneway.cli.paths import Writes
-from oneway.cli.sources import Source, gathers
-from oneway.cli.traffic import traffic_of
+from oneway.cli.sources import Source, gathers, traffic_of
 
 if TYPE_CHECKING:
     from oneway.defenses.codebook import Certificate

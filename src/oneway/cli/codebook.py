@@ -24,8 +24,16 @@ from oneway.cli.common import (
     progress,
 )
 from oneway.cli.paths import Writes
-from oneway.cli.sources import Groups, Queries, Source, gathers, model_options, reads_data
-from oneway.cli.traffic import DropCopies, traffic_of
+from oneway.cli.sources import (
+    DropCopies,
+    Groups,
+    Queries,
+    Source,
+    gathers,
+    model_options,
+    reads_data,
+    traffic_of,
+)
 
 if TYPE_CHECKING:
     from oneway.defenses import ReleaseCandidate
@@ -221,12 +229,13 @@ def _over_budget(certificate: "Certificate", budget: "Budget | None") -> Iterato
         "l1_quantile": l1["p95"],
         "logits": logits["mean"],
         "bits": certificate.bits_measured,
+        "top5_kept": certificate.top5_kept or 0.0,
     }
     for name in budget.broken(measured):
         yield (
-            f"{name} is {measured[name]:.4g} on the queries that certify, above the limit of "
-            f"{budget.limits[name]:g}, which holds on the queries that fit. Pass more queries, or "
-            "lower the limit."
+            f"{name} is {measured[name]:.4g} on the queries that certify, beyond the limit "
+            f"of {budget.limits[name]:g}, which holds on the queries that fit. Pass more queries, "
+            "or set a stricter limit."
         )
 
 
@@ -319,7 +328,7 @@ def choose(
 
     from oneway.defenses.candidate_releases import MIN_MEMBERS
     from oneway.interface import choose as choose_release
-    from oneway.report import candidates_table
+    from oneway.report.candidates import candidates_table
 
     with progress() as report:
         found = choose_release(
@@ -485,14 +494,15 @@ def show_certificate(
     from rich.console import Console
 
     from oneway.defenses.codebook import ASSUMPTIONS
-    from oneway.report.page import certificate_page, write_page
     from oneway.report.page.certificate import (
         certificate_lines,
+        certificate_page,
         certificate_table,
         certificate_verdict,
     )
     from oneway.report.page.composition import composition_table
     from oneway.report.page.identification import identification_table
+    from oneway.report.page.render import write_page
 
     # First, since whoever reads what is printed may stop early, as `head` does.
     write_page(page, certificate_page(certificate, guard.name, made_by))

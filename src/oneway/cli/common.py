@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from oneway.benchmark import Cells, ExperimentSpec, Gallery
     from oneway.data import Dataset
     from oneway.evaluation import ReleaseRecord
-    from oneway.report import Listing
+    from oneway.report.table import Listing
 
 P = ParamSpec("P")
 
@@ -103,8 +103,13 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            refuse_overwriting(function, kwargs)
-            function(*args, **kwargs)
+            # What is given twice of a repeatable option counts once.
+            given: dict[str, Any] = {
+                name: list(dict.fromkeys(value)) if isinstance(value, list) else value
+                for name, value in kwargs.items()
+            }
+            refuse_overwriting(function, given)
+            function(*args, **given)
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
@@ -271,7 +276,8 @@ def page_of_records(
         no_images: Whether these are left out.
     """
     from oneway.benchmark import published_of
-    from oneway.report.page import records_page, write_page
+    from oneway.report.page.experiments import records_page
+    from oneway.report.page.render import write_page
 
     gallery = galleries_in(cache, no_images=no_images)
     write_page(path, records_page(records, published_of(records), gallery))
@@ -281,7 +287,7 @@ def galleries_in(cache: Path, *, no_images: bool) -> "Callable[[ReleaseRecord], 
     """Return what finds the images of a record that was run with a cache; it may find none."""
     from oneway.benchmark import stored_gallery
     from oneway.evaluation import Store
-    from oneway.report.page import no_gallery
+    from oneway.report.page.experiments import no_gallery
 
     store = Store(cache)
     return no_gallery if no_images else lambda record: stored_gallery(store, record.cell)
@@ -316,8 +322,7 @@ def chosen_releases(spec: "ExperimentSpec", names: Sequence[str] | None) -> set[
     """
     known = [row.name for row in spec.releases]
     for name in names or ():
-        if name not in known:
-            raise UnknownNameError(f"release of {spec.name}", name, known)
+        UnknownNameError.check(f"release of {spec.name}", name, known)
     return set(names) if names else None
 
 

@@ -141,8 +141,7 @@ def _check_defense(defense: str, options: "Mapping[str, Any]") -> None:
             "`oneway audit`, and not for clients. Take a defense."
         )
     known = [name for name in DEFENSES if name not in TEST_SIGNALS and not needs_state(name)]
-    if defense not in known:
-        raise UnknownNameError("defense", defense, known)
+    UnknownNameError.check("defense", defense, known)
     check_options(defense, options)
 
 

@@ -61,7 +61,9 @@ def demo(
     from oneway.data import load_dataset
     from oneway.evaluation import Store, write_records
     from oneway.files import atomic_file, write_npz
-    from oneway.report import costs_table, draw_reconstructions, report_lines, summary_table
+    from oneway.report.experiments import costs_table, summary_table
+    from oneway.report.figure import draw_reconstructions
+    from oneway.report.findings import report_lines
 
     device_used = choose_device(device)
     dataset = load_dataset(data, data_root)

@@ -108,9 +108,11 @@ def leaderboard(
     """
     from oneway.benchmark import bundled_spec, load_spec, summarise
     from oneway.benchmark.entries import entered, read_entry
-    from oneway.report import frontier_lines, report_lines, summary_table
-    from oneway.report.experiments import todays
-    from oneway.report.page import frontier_charts, write_charts
+    from oneway.report.experiments import summary_table, todays
+    from oneway.report.findings import report_lines
+    from oneway.report.frontier import frontier_lines
+    from oneway.report.page.experiments import frontier_charts
+    from oneway.report.page.render import write_charts
 
     if splits is not None and (left or as_json):
         raise InvalidOptionError("--splits judges nothing. Leave out --left and --json.")
@@ -182,7 +184,7 @@ def _write_splits(
     device: "torch.device",
 ) -> None:
     from oneway.benchmark import load_data
-    from oneway.benchmark.splits import write_splits
+    from oneway.benchmark.entries import write_splits
     from oneway.evaluation import Store
 
     for board in boards:

@@ -25,7 +25,7 @@ from oneway.cli import (
     serve,
     train,
 )
-from oneway.cli.help import NamesAttackers, ShowsExamples
+from oneway.cli.completion import NamesAttackers, ShowsExamples
 
 
 class Application(typer.Typer):

@@ -46,7 +46,7 @@ def report(
 
         oneway report work/guard.safetensors
     """
-    from oneway.report.page import write_page
+    from oneway.report.page.render import write_page
 
     for path in source:
         if not path.exists():
@@ -82,7 +82,7 @@ def _beside(path: Path) -> Path:
 
 def _of_guard(path: Path) -> "Page":
     from oneway.defenses.codebook import CodebookRelease
-    from oneway.report.page import certificate_page
+    from oneway.report.page.certificate import certificate_page
 
     certificate = CodebookRelease.load(path).certificate
     if certificate is None:
@@ -95,7 +95,7 @@ def _of_guard(path: Path) -> "Page":
 def _of_json(path: Path, *, no_images: bool) -> "Page":
     """Return the page of an audit or of a certificate, whichever the file holds."""
     from oneway.auditing import AuditRecord
-    from oneway.report.page import audit_page
+    from oneway.report.page.audit import audit_page
 
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -122,7 +122,7 @@ def _of_json(path: Path, *, no_images: bool) -> "Page":
 
 def _of_certificate(record: Mapping[str, Any], path: Path) -> "Page":
     from oneway.defenses.codebook import Certificate
-    from oneway.report.page import certificate_page
+    from oneway.report.page.certificate import certificate_page
 
     try:
         return certificate_page(Certificate.from_json(record), path.name)
@@ -150,7 +150,7 @@ def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
 def _of_records(source: Sequence[Path], cache: Path, *, no_images: bool) -> "Page":
     from oneway.benchmark import published_of
     from oneway.evaluation import read_records
-    from oneway.report.page import records_page
+    from oneway.report.page.experiments import records_page
 
     records = [
         record for path in source for file in _records_in(path) for record in read_records(file)

@@ -136,8 +136,7 @@ def _chosen(what: str, data: str, preset: str | None) -> "tuple[ExperimentSpec, 
 
     if _is_file(what):
         return load_spec(Path(what), preset), None
-    if what not in (*TABLES, *FIGURES):
-        raise UnknownNameError("table or figure", what, (*TABLES, *FIGURES))
+    UnknownNameError.check("table or figure", what, (*TABLES, *FIGURES))
     figure = figure_spec(what) if what in FIGURES else None
     return bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu"), figure
 
@@ -152,8 +151,7 @@ def _chosen_rows(
     """Return the rows of a figure that show the wanted releases; None: all rows."""
     shown = {row.release for row in figure.rows}
     for name in wanted or ():
-        if name not in shown:
-            raise UnknownNameError(f"release of {what}", name, sorted(shown))
+        UnknownNameError.check(f"release of {what}", name, shown)
     return tuple(row for row in figure.rows if wanted is None or row.release in wanted)
 
 
@@ -177,7 +175,7 @@ def _draw(
     rows: Sequence[Any], cells: "Cells", records: "list[ReleaseRecord]", path: Path, title: str
 ) -> list[Path]:
     """Draw the rows of a figure, as PNG and PDF; return the files."""
-    from oneway.report import draw_reconstructions
+    from oneway.report.figure import draw_reconstructions
 
     by_release = {record.release: record for record in records}
     images: dict[str, Any] = {}
@@ -195,7 +193,8 @@ def _draw(
 
 def _print_tables(spec: "ExperimentSpec", records: "list[ReleaseRecord]") -> None:
     from oneway.benchmark import published_of, summarise
-    from oneway.report import published_table, report_lines, summary_table
+    from oneway.report.experiments import published_table, summary_table
+    from oneway.report.findings import report_lines
 
     summaries = summarise(records)
     table = summary_table(summaries, " ".join(part for part in (spec.name, spec.preset) if part))

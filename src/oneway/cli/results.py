@@ -53,9 +53,8 @@ def results(
     """
     from oneway.errors import MissingDataError
     from oneway.files import atomic_file
-    from oneway.report.claims import renew_claims
+    from oneway.report.claims import claims_page, renew_claims
     from oneway.report.measured import Measurements, renew_blocks
-    from oneway.report.statements import claims_page
 
     for path in page or ():
         if not path.is_file():
@@ -92,7 +91,8 @@ def _results(measurements: "Measurements", out: Path, made: str) -> str:
     """Return the page of all records; draw its pictures."""
     from oneway.benchmark import published_of
     from oneway.report.experiments import LEADERBOARD
-    from oneway.report.page import frontier_charts, overview_charts, results_page, write_charts
+    from oneway.report.page.experiments import frontier_charts, overview_charts, results_page
+    from oneway.report.page.render import write_charts
 
     images = {}
     for (experiment, preset), summaries in measurements.experiments.items():

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         TensorBatch,
     )
     from oneway.serving.routing import Application
-    from oneway.targets.onnx_tensors import OnnxTensorTarget
+    from oneway.targets.onnx_scores import OnnxTensorTarget
 
     Prepared = tuple[Application, str, dict[str, Any], Sample | None]
 
@@ -265,7 +265,7 @@ def guarded_model(
     """
     from oneway.contracts import FrameTarget
     from oneway.serving import GuardedFrames, GuardedModel, GuardedTensors
-    from oneway.targets.onnx_tensors import OnnxTensorTarget
+    from oneway.targets.onnx_scores import OnnxTensorTarget
 
     shape, table = options.input_shape, options.probe
     if isinstance(target, FrameTarget):

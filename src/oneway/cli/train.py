@@ -14,7 +14,7 @@ from oneway.cli.common import (
     print_notes,
     progress,
 )
-from oneway.cli.help import ShowsExamples
+from oneway.cli.completion import ShowsExamples
 from oneway.cli.paths import Reads, Writes
 
 if TYPE_CHECKING:

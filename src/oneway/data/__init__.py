@@ -2,9 +2,8 @@
 
 from oneway.data.arrays import read_npz
 from oneway.data.datasets import DATASETS, load_dataset
-from oneway.data.images import Dataset, scale_images
+from oneway.data.images import Dataset, ProgressCallback, no_progress, scale_images
 from oneway.data.queries import image_tensor, load_queries
-from oneway.data.source import ProgressCallback, no_progress
 from oneway.data.splits import (
     Splits,
     check_disjoint,

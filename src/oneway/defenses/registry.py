@@ -42,7 +42,7 @@ from oneway.defenses.trained import (
 )
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.options import Option, injected_names, options_of
-from oneway.targets.entry_point import imported
+from oneway.targets.objects import imported
 
 TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "permutation": Permutation,
@@ -148,8 +148,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """
     known = declared_options(name)
     for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of {name!r}", option, known)
+        UnknownNameError.check(f"option of {name!r}", option, known)
     for option, declared in known.items():
         if option in options:
             declared.refuse(options[option])
@@ -195,8 +194,7 @@ def _kind(name: str) -> Any:
                 "ScoreDefense, with all of its abstract methods."
             )
         return kind
-    if name not in DEFENSES:
-        raise UnknownNameError("defense", name, DEFENSES)
+    UnknownNameError.check("defense", name, DEFENSES)
     return DEFENSES[name]
 
 

@@ -82,8 +82,7 @@ def open_guard(
             f"{name} is a control: it leaks on purpose, so that audits can be tested, and must "
             "not stand before clients. Choose a defense."
         )
-    if name not in DEFENSES:  # a class by its module would pass by the refusals here
-        raise UnknownNameError("defense", name, DEFENSES)
+    UnknownNameError.check("defense", name, DEFENSES)
     if name == "none" and not allow_clean_scores:
         raise InvalidOptionError("the defense 'none' guards nothing. Choose another.")
     if name == "codebook":

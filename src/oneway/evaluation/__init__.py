@@ -1,14 +1,14 @@
 """The part that audits and experiments share: build defenses, run attackers and grade them."""
 
 from oneway.evaluation.convergence import Convergence
-from oneway.evaluation.flag_kinds import FLAGS
-from oneway.evaluation.flags import Flag
+from oneway.evaluation.flags import FLAGS, Flag
 from oneway.evaluation.grading import AttackResult, Baselines, run_attack, take_baselines
 from oneway.evaluation.matching import GalleryMatching, MatchedScores, MatchingResult
 from oneway.evaluation.recorded import Recording, attack_recorded
 from oneway.evaluation.records import (
     AttackRecord,
     Environment,
+    JudgedRelease,
     Outcome,
     Provenance,
     ReleaseRecord,
@@ -36,6 +36,7 @@ __all__ = [
     "Environment",
     "Flag",
     "GalleryMatching",
+    "JudgedRelease",
     "MatchedScores",
     "MatchingResult",
     "Outcome",

@@ -1,9 +1,9 @@
-"""The attackers of an evaluation, who train their decoders through the store."""
+"""The attackers of an evaluation; the store keeps their decoders and generative priors."""
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,11 +26,12 @@ from oneway.evaluation.convergence import (
     search_epochs,
 )
 from oneway.evaluation.grading import AttackResult, run_attack
-from oneway.evaluation.priors import PriorTrainer
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.settings import AttackerSpec
 from oneway.evaluation.store import Store, fingerprint
 from oneway.inversion import (
+    Autoencoder,
+    AutoencoderSettings,
     DecoderSpec,
     MeanInput,
     Perturb,
@@ -39,10 +40,69 @@ from oneway.inversion import (
     decoder_grid,
     held_out_rows,
     mix_decoders,
+    train_autoencoder,
     train_each,
     train_inverter,
 )
 from oneway.metrics import inversion_errors
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorTrainer:
+    """Trains generative priors of auxiliary images.
+
+    Attributes:
+        store: Store of trained networks.
+        seed: Seed of the experiment.
+        settings: Size and training of autoencoders.
+        report: Called with the share of a training that is done.
+    """
+
+    store: Store
+    seed: int
+    settings: AutoencoderSettings = dataclasses.field(default_factory=AutoencoderSettings)
+    report: Callable[[float], None] = lambda _: None
+
+    def autoencoder(
+        self, images: Tensor, confidences: Tensor | None, held_out: Tensor
+    ) -> Autoencoder:
+        """Return a trained autoencoder, from the store if it has it.
+
+        Args:
+            images: ``(N, ...)`` auxiliary inputs.
+            confidences: ``(N, K)`` confidences that are the condition; None: no condition.
+            held_out: ``(N)`` bool, the rows that select the epoch.
+        """
+        sizes = {
+            "num_classes": 0 if confidences is None else confidences.shape[-1],
+            "latents": self.settings.latents,
+            "width": self.settings.width,
+        }
+
+        def compute() -> Mapping[str, Tensor]:
+            network = Autoencoder(images.shape[1:], **sizes).to(images.device)
+            train_autoencoder(
+                network,
+                images,
+                confidences,
+                held_out,
+                settings=self.settings,
+                generator=Stream(self.seed, "autoencoder order").generator(),
+                on_epoch=self.report,
+            )
+            return network.state_dict()
+
+        data = fingerprint(images, held_out, *(() if confidences is None else (confidences,)))
+        spec = {"seed": self.seed, "training": dataclasses.asdict(self.settings), "data": data}
+        state = self.store.tensors(
+            "autoencoder",
+            spec,
+            lambda: Stream(self.seed, "autoencoder").call(compute, images.device),
+        )
+        network = Autoencoder(images.shape[1:], **sizes, rows=len(state["codes"]))
+        network.load_state_dict(state)
+        self.report(1.0)
+        return network.eval().to(images.device)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from oneway.evaluation.flag_kinds import FLAGS
-from oneway.evaluation.flags import Flag
+from oneway.evaluation.flags import FLAGS, Flag
 
 LEAST_GAIN = 0.01
 """Share of the gap that twice the epochs must remove from the error to count as a gain."""

@@ -35,8 +35,8 @@ from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress
 from oneway.evaluation.attackers import Attackers
 from oneway.evaluation.convergence import check_time
-from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
+from oneway.evaluation.records import numerics_of
 from oneway.evaluation.store import fingerprint
 from oneway.evaluation.verdict import beats_label
 

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -20,21 +20,45 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import oneway
-from oneway.attacks import LabelOnly
+from oneway.attacks import ATTACKS, LabelOnly
+from oneway.attacks.base import Attack
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
+from oneway.attacks.stealing import STEALING_ATTACKS
 from oneway.errors import CorruptDataError, OnewayError
 from oneway.evaluation.convergence import Convergence, not_trained_out
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.evaluation.matching import MatchingResult
-from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.evaluation.verdict import beats_label, judge, no_limit, trained_attacks
 from oneway.metrics import distortion
 from oneway.parsing import build_from
 from oneway.targets import Trace
 
+REGISTERED: Mapping[str, Attack] = {**ATTACKS, **MEMBERSHIP_ATTACKS, **STEALING_ATTACKS}
+"""Attacks of all threats; no two have the same name."""
+
 SCHEMA = 2
 """Version of the records' form. Raise it when a field changes its name or meaning."""
+
+
+def numerics_of(attackers: Iterable[str]) -> dict[str, int]:
+    """Return today's ``numerics`` of the registered ones among attackers, by name."""
+    taking_part = set(attackers)
+    return {name: attack.numerics for name, attack in REGISTERED.items() if name in taking_part}
+
+
+def outdated(numerics: Mapping[str, int], attackers: Iterable[str]) -> tuple[str, ...]:
+    """Return the attackers whose results would differ today, or are missing.
+
+    Args:
+        numerics: The attackers' versions in a record, by name. Empty in a record that was made
+            before attackers had versions.
+        attackers: Names of the attackers that took part, or should take part today.
+    """
+    names = dict.fromkeys((*numerics, *attackers))
+    today = numerics_of(names)
+    return tuple(name for name in names if name not in today or numerics.get(name) != today[name])
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,24 @@ def environment(device: torch.device) -> Environment:
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
     )
+
+
+def origin(attackers: Iterable[str] = (), device: torch.device | None = None) -> dict[str, Any]:
+    """Return what a benchmark's record says of the code and the machine that made it.
+
+    Args:
+        attackers: Names of the attackers that took part, of any threat.
+        device: Where networks ran; None: on the CPU.
+
+    Returns:
+        ``environment`` and ``commit``; with attackers, their versions as ``numerics``.
+    """
+    made = {
+        "environment": dataclasses.asdict(environment(device or torch.device("cpu"))),
+        "commit": source_commit(),
+    }
+    versions = numerics_of(attackers)
+    return made | ({"numerics": versions} if versions else {})
 
 
 @dataclass(frozen=True)
@@ -166,58 +208,49 @@ class TypedRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackRecord(TypedRecord):
-    """The attacks on a release, with their verdict.
+class JudgedRelease(TypedRecord):
+    """What attackers reach on a release: in an experiment with a seed, in an audit over all seeds.
 
     Attributes:
-        experiment: Name of the experiment, or ``"attack"``.
-        seed: Seed of every random stream.
         auxiliary: Auxiliary rows that attackers had.
         queries: Test queries that attacks were graded on.
         label_changes: Number of queries with another released label than the model's.
         errors: Mean squared error per pixel of each attacker.
-        reconstructors: Name of the reconstructor that each attacker chose.
-        reconstructor_errors: Mean error of each attacker's reconstructors.
+        reconstructors: Name of the reconstructor that each attacker chose, on the first seed.
         baselines: Errors of the baselines.
-        adaptive_error: Lowest error of all attackers.
-        strongest: Name of the attacker with that error.
-        closed_gap: G over all queries; None if clean scores add nothing to the label. Where the
-            attack failed, it is no measurement.
+        adaptive_error: Error of the strongest attacker.
+        closed_gap: G over all queries, of errors that are averaged over seeds; None if clean scores
+            add nothing to the label. Where the attack failed, it is no measurement.
         closed_gap_least_confident: G over the least confident 5 % of queries.
-        flags: Suspicious facts about this evaluation.
-        errors_per_query: Each attacker's errors, as ``packed`` writes them.
+        flags: Suspicious facts about the release or this evaluation.
         environment: Software and hardware.
         provenance: Code, date, data and model.
-        convergence: Epochs of each attacker's decoders, and whether twice as many gain nothing;
-            no entry for an attacker that trains no decoder; empty in older records.
+        convergence: Epochs of each attacker's decoders on the release, and whether twice as many
+            gain nothing, on the seed that converged least; no entry for an attacker that trains no
+            decoder; empty in older records.
         numerics: Version of each attacker that took part, on the release or on clean scores; empty
             in records that are older than versions.
-        attack_failed: Whether no trained attacker beats the label; None in older records, of which
-            :meth:`failed` says what their errors say.
-        detection_limit: Smallest known leak that the attackers find, as a share of the gap; None if
-            they find none, if the attack did not fail, and in older records.
-        closed_gap_at_least: Bound of G where the attack failed; None if nothing can be claimed.
+        attack_failed: Whether no trained attacker beats the label, on some seed; None in older
+            records, of which ``failed`` says what their errors say.
+        detection_limit: Smallest known leak that the attackers find on every seed, as a share of
+            the gap; None if they find none, if the attack did not fail, if there was no time for
+            the search, and in older records.
+        closed_gap_at_least: Bound of G where the attack failed, the lowest of all seeds; None if
+            nothing can be claimed.
         matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
             records, and where no candidate could be asked about.
     """
 
-    subject: ClassVar = "an experiment"
-
-    experiment: str
-    seed: int
     auxiliary: int
     queries: int
     label_changes: int
     errors: Mapping[str, float]
     reconstructors: Mapping[str, str]
-    reconstructor_errors: Mapping[str, Mapping[str, float]]
     baselines: BaselineErrors
     adaptive_error: float
-    strongest: str
     closed_gap: float | None
     closed_gap_least_confident: float | None
     flags: tuple[Flag, ...]
-    errors_per_query: Mapping[str, str]
     environment: Environment
     provenance: Provenance
     convergence: Mapping[str, Convergence] = field(default_factory=dict)
@@ -225,8 +258,28 @@ class AttackRecord(TypedRecord):
     attack_failed: bool | None = None
     detection_limit: float | None = None
     closed_gap_at_least: float | None = None
-
     matching: Mapping[str, MatchingResult] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRecord(JudgedRelease):
+    """The attacks on a release with one seed, with their verdict.
+
+    Attributes:
+        experiment: Name of the experiment, or ``"attack"``.
+        seed: Seed of every random stream.
+        reconstructor_errors: Mean error of each attacker's reconstructors.
+        strongest: Name of the attacker with the lowest error.
+        errors_per_query: Each attacker's errors, as ``packed`` writes them.
+    """
+
+    subject: ClassVar = "an experiment"
+
+    experiment: str
+    seed: int
+    reconstructor_errors: Mapping[str, Mapping[str, float]]
+    strongest: str
+    errors_per_query: Mapping[str, str]
 
     @property
     def failed(self) -> bool:

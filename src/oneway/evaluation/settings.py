@@ -9,85 +9,79 @@ import torch
 from torch import nn
 
 from oneway.attacks import inversion_attacks
-from oneway.checks import check_above, check_count
+from oneway.checks import check_count
 from oneway.contracts import Defense
 from oneway.defenses import build_defense, needs_surrogate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.inversion import HELD_OUT, INPUT_TRANSFORMS, TrainingSettings
+from oneway.options import Options, option
 
 MOST_TIMES = 8
 """Epochs at which the search for convergence ends, as a multiple of those at which it begins."""
 
-ENDS = ("first", "last")
-"""Ends of an inverter that a surrogate's hidden layers may be removed from."""
+
+class SurrogateSpec(Options):
+    """The defender's inverter, trained on clean confidences of the auxiliary images."""
+
+    width: int = option("Channels of the last hidden layer.", default=32)
+    hidden_layers_removed: int = option(
+        "Number of hidden layers that an attacker's decoder has in addition.", default=2, least=0
+    )
+    removed: Literal["first", "last"] = option(
+        "Which hidden layers those are. Without the first, the first map is larger; without the "
+        "last, the last layer enlarges its map further. The paper does not say which (section "
+        "V-A3).",
+        default="first",
+    )
+    input_transform: str = option(
+        "Key of ``INPUT_TRANSFORMS``.",
+        default="faithful",
+        check=lambda _, name: check_input_transforms((name,)),
+    )
+    adversarial_steps: int = option(
+        "Steps of the noise on each batch in min-max training; their total length is that of the "
+        "defense's steps.",
+        default=4,
+    )
+    training: TrainingSettings = option("Training settings.", default=TrainingSettings())
 
 
-@dataclass(frozen=True)
-class SurrogateSpec:
-    """The defender's inverter, trained on clean confidences of the auxiliary images.
+class AttackerSpec(Options):
+    """The attackers, and the decoders of their model selections."""
 
-    Attributes:
-        width: Channels of the last hidden layer.
-        hidden_layers_removed: Number of hidden layers that an attacker's decoder has in addition.
-        removed: Which hidden layers those are: ``"first"`` or ``"last"``. Without the first, the
-            first map is larger; without the last, the last layer enlarges its map further. The
-            paper does not say which (section V-A3).
-        input_transform: Key of ``INPUT_TRANSFORMS``.
-        adversarial_steps: Steps of the noise on each batch in min-max training; their total length
-            is that of the defense's steps.
-        training: Training settings.
-    """
-
-    width: int = 32
-    hidden_layers_removed: int = 2
-    removed: Literal["first", "last"] = "first"
-    input_transform: str = "faithful"
-    adversarial_steps: int = 4
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-
-    def __post_init__(self) -> None:
-        """Refuse a surrogate that could not be trained.
-
-        Raises:
-            UnknownNameError: The input transform, or an end to remove layers from, does not exist.
-            InvalidOptionError: A size is outside its range.
-        """
-        check_input_transforms((self.input_transform,))
-        if self.removed not in ENDS:
-            raise UnknownNameError("removed", self.removed, ENDS)
-        check_count("width", self.width)
-        check_count("hidden_layers_removed", self.hidden_layers_removed, least=0)
-        check_count("adversarial_steps", self.adversarial_steps)
-
-
-@dataclass(frozen=True)
-class AttackerSpec:
-    """The attackers, and the decoders of their model selections.
-
-    Attributes:
-        names: Registered names of the attacks.
-        input_transforms: Input transforms of the decoders.
-        widths: Widths of the decoders.
-        held_out: Share of the auxiliary images that selects epochs and decoders.
-        step_factors: Step sizes of simulated defenses, as multiples of the defender's.
-        repeats: Numbers of answers to the same query that averaging tries.
-        training: Training settings of every decoder, with the epochs at which the search for
-            convergence begins.
-        most_epochs: Epochs at which that search ends; None: 8 times the first epochs.
-    """
-
-    names: tuple[str, ...] = field(
+    names: tuple[str, ...] = option(
+        "Registered names of the attacks.",
         default_factory=lambda: tuple(
             name for name, attack in inversion_attacks().items() if attack.by_default
-        )
+        ),
+        check=lambda _, names: check_attacks(names),
     )
-    input_transforms: tuple[str, ...] = ("faithful", "standardized")
-    widths: tuple[int, ...] = (16, 32)
-    held_out: float = HELD_OUT
-    step_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
-    repeats: tuple[int, ...] = (10, 100)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    most_epochs: int | None = None
+    input_transforms: tuple[str, ...] = option(
+        "Input transforms of the decoders.", default=("faithful", "standardized")
+    )
+    widths: tuple[int, ...] = option("Widths of the decoders.", default=(16, 32))
+    held_out: float = option(
+        "Share of the auxiliary images that selects epochs and decoders.",
+        default=HELD_OUT,
+        above=0,
+        below=1,
+    )
+    step_factors: tuple[float, ...] = option(
+        "Step sizes of simulated defenses, as multiples of the defender's.",
+        default=(0.5, 1.0, 2.0),
+        above=0,
+    )
+    repeats: tuple[int, ...] = option(
+        "Numbers of answers to the same query that averaging tries.", default=(10, 100)
+    )
+    training: TrainingSettings = option(
+        "Training settings of every decoder, with the epochs at which the search for convergence "
+        "begins.",
+        default=TrainingSettings(),
+    )
+    most_epochs: int | None = option(
+        "Epochs at which that search ends; None: 8 times the first epochs.", default=None
+    )
 
     def __post_init__(self) -> None:
         """Refuse attackers that could not run.
@@ -96,20 +90,8 @@ class AttackerSpec:
             UnknownNameError: An attack or input transform does not exist.
             InvalidOptionError: A value is outside its range, or there are no decoders.
         """
-        check_attacks(self.names)
+        super().__post_init__()
         check_input_transforms(self.input_transforms)
-        if not self.input_transforms or not self.widths:
-            raise InvalidOptionError("attackers need at least one input transform and one width.")
-        for width in self.widths:
-            check_count("width", width)
-        for repeats in self.repeats:
-            check_count("repeats", repeats)
-        if not self.step_factors:
-            raise InvalidOptionError("step_factors must hold at least one factor.")
-        for factor in self.step_factors:
-            check_above("step_factors", factor, 0)
-        if not 0 < self.held_out < 1:
-            raise InvalidOptionError(f"held_out must be between 0 and 1, but got {self.held_out}.")
         if self.most_epochs is not None:
             check_count("most_epochs", self.most_epochs, least=self.training.epochs)
 
@@ -164,8 +146,7 @@ class ReleaseSpec:
                 surrogate with a step size.
         """
         sketch_defense(self)
-        if self.surrogate not in SURROGATES:
-            raise UnknownNameError("surrogate", self.surrogate, SURROGATES)
+        UnknownNameError.check("surrogate", self.surrogate, SURROGATES)
         if self.surrogate != "plain" and not is_simulated(self):
             raise InvalidOptionError(
                 f"release {self.name!r} has a surrogate of kind {self.surrogate!r}, which needs a "
@@ -186,8 +167,7 @@ def check_attacks(names: Sequence[str]) -> None:
     """
     known = inversion_attacks()
     for name in names:
-        if name not in known:
-            raise UnknownNameError("attack", name, known)
+        UnknownNameError.check("attack", name, known)
 
 
 def check_input_transforms(names: Sequence[str]) -> None:
@@ -197,8 +177,7 @@ def check_input_transforms(names: Sequence[str]) -> None:
         UnknownNameError: With the nearest name.
     """
     for name in names:
-        if name not in INPUT_TRANSFORMS:
-            raise UnknownNameError("input transform", name, INPUT_TRANSFORMS)
+        UnknownNameError.check("input transform", name, INPUT_TRANSFORMS)
 
 
 def is_simulated(release: ReleaseSpec) -> bool:

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from oneway.attacks import LabelOnly, inversion_attacks
 from oneway.errors import InvalidOptionError
-from oneway.evaluation.flag_kinds import FLAGS
-from oneway.evaluation.flags import Flag
+from oneway.evaluation.flags import FLAGS, Flag
 from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.metrics import bootstrap_gap, closed_gap
 

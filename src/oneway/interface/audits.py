@@ -35,11 +35,11 @@ from oneway.interface.audit_source import CACHE, CPU, AuditSource, OpenedMembers
 from oneway.interface.data import AS_IT_IS, Reading
 from oneway.interface.threats import ThreatSettings, check_data, check_options, parse_threats
 from oneway.metrics import Interval
-from oneway.report import draw_reconstructions
 from oneway.report.audit import Gap
-from oneway.report.membership import LEAST_REFERENCES
-from oneway.report.page import audit_page, render, write_page
-from oneway.report.threats import SYMBOLS, closed_gaps, verdict_of_threats
+from oneway.report.figure import draw_reconstructions
+from oneway.report.page.audit import audit_page
+from oneway.report.page.render import render, write_page
+from oneway.report.threats import LEAST_REFERENCES, SYMBOLS, closed_gaps, verdict_of_threats
 
 
 @dataclass(frozen=True)

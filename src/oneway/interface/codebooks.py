@@ -42,7 +42,8 @@ from oneway.evaluation.records import source_commit
 from oneway.evaluation.store import fingerprint
 from oneway.interface.audit_source import CACHE, AuditSource
 from oneway.interface.data import AS_IT_IS, Reading
-from oneway.interface.goals import (
+from oneway.interface.models import read_groups, read_queries, read_scores, read_sensitive
+from oneway.interface.threats import (
     CHEAP_ATTACKS,
     REFERENCES,
     Goal,
@@ -50,8 +51,6 @@ from oneway.interface.goals import (
     judged_for_members,
     open_for_members,
 )
-from oneway.interface.models import read_queries, read_scores
-from oneway.interface.query_columns import read_groups, read_sensitive
 from oneway.releases import Outputs
 
 Guard = CodebookRelease | str | Path
@@ -104,10 +103,10 @@ def fit_codebook(
             model says so.
         budget: Other limits instead of ``max_l1``. Without any, ``settings`` decide.
         sensitive: A sensitive value of each query, or the file of them: see
-            :func:`oneway.interface.query_columns.read_sensitive`. The certificate states how well
+            :func:`oneway.interface.models.read_sensitive`. The certificate states how well
             an answer reveals it.
         groups: The person, account or device behind each query, or the file of them: see
-            :func:`oneway.interface.query_columns.read_groups`.
+            :func:`oneway.interface.models.read_groups`.
         variants: ``(N, m, K)`` logits of changed copies: see :meth:`oneway.CodebookRelease.fit`.
         repeats: Answers to each query, its own among them: a model is asked about changed copies,
             and the certificate states what several answers tell.
@@ -437,19 +436,15 @@ def choose(
     if shown is None:
         raise InvalidOptionError("choosing needs the queries, too. Pass --queries (queries=...).")
     number = REFERENCES if references is None else references
-    size, opened = MembershipSettings(number, 0, seed=seed, attacks=CHEAP_ATTACKS), None
+    size = MembershipSettings(references=number, copies=0, seed=seed, attacks=CHEAP_ATTACKS)
+    opened = None
     if goal != "inversion":
         _check_model(goal, target)
-        source = AuditSource(
-            (model_or_scores, {"outputs": outputs, **(model_options or {})}),
-            attacker_data,
-            members=members,
-            non_members=non_members,
-            reading=reading,
-        )
-        opened = open_for_members(source, shown, report)
-    traffic: dict[str, Any] = {"drop_copies": drop_copies}
-    traffic["groups"] = read_groups(groups, len(logits))
+        model = model_or_scores, {"outputs": outputs, **(model_options or {})}
+        rows: dict[str, Any] = {"members": members, "non_members": non_members, "reading": reading}
+        opened = open_for_members(AuditSource(model, attacker_data, **rows), shown, report)
+    people = read_groups(groups, len(logits))
+    traffic: dict[str, Any] = {"drop_copies": drop_copies, "groups": people}
     candidates = measure_candidates(
         logits,
         shown,

@@ -1,16 +1,24 @@
 """Inverter networks, their input transforms, their training and model selection."""
 
-from oneway.inversion.adversarial_prior import (
-    AdversarialPrior,
-    AdversarialPriorSettings,
-    AdversarialPriorTraining,
-)
 from oneway.inversion.autoencoder import Autoencoder, AutoencoderSettings, train_autoencoder
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
-from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
-from oneway.inversion.mixture import MeanInput, Mixture, mix_decoders, non_negative_weights
-from oneway.inversion.model_selection import DecoderSpec, decoder_grid, train_each
-from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
+from oneway.inversion.inverter import (
+    INVERTER_WIDTHS,
+    Inverter,
+    RecordInverter,
+    build_inverter,
+    default_depth,
+    full_depth,
+)
+from oneway.inversion.model_selection import (
+    DecoderSpec,
+    MeanInput,
+    Mixture,
+    decoder_grid,
+    mix_decoders,
+    non_negative_weights,
+    train_each,
+)
 from oneway.inversion.training import (
     HELD_OUT,
     YANG_SETTINGS,
@@ -28,9 +36,6 @@ __all__ = [
     "INVERTER_WIDTHS",
     "LEADING",
     "YANG_SETTINGS",
-    "AdversarialPrior",
-    "AdversarialPriorSettings",
-    "AdversarialPriorTraining",
     "Autoencoder",
     "AutoencoderSettings",
     "DecoderSpec",

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from oneway.checks import check_count, check_images
 from oneway.inversion.input_transforms import StandardizedLog
-from oneway.inversion.record_inverter import build_inverter
+from oneway.inversion.inverter import build_inverter
 from oneway.inversion.training import check_held_out, shuffled_batches
 from oneway.options import Options, option
 

@@ -1,27 +1,15 @@
 """Measures of reconstructions, and of the cost of a defense to its users."""
 
-from oneway.metrics.calibration import (
-    ReliabilityBin,
-    brier_score,
-    expected_calibration_error,
-    negative_log_likelihood,
-    reliability_bins,
-)
-from oneway.metrics.columns import categorical_accuracy, numeric_error
-from oneway.metrics.identification import expected_hits
-from oneway.metrics.image_quality import peak_signal_to_noise_ratio, structural_similarity
 from oneway.metrics.intervals import Interval, bootstrap_gap, bootstrap_mean
-from oneway.metrics.ranking import (
-    failure_auroc,
-    rank_correlation,
-    top_accuracy,
-    top_agreement,
-)
 from oneway.metrics.reconstruction import (
+    categorical_accuracy,
     closed_gap,
     inversion_errors,
     lowest_rows,
     lowest_share,
+    numeric_error,
+    peak_signal_to_noise_ratio,
+    structural_similarity,
 )
 from oneway.metrics.reidentification import (
     GALLERY,
@@ -29,10 +17,24 @@ from oneway.metrics.reidentification import (
     FeatureRegression,
     PrincipalComponents,
     deal_galleries,
+    expected_hits,
     rank_share,
     reidentification_ranks,
 )
-from oneway.metrics.utility import Distortion, distortion, label_changes
+from oneway.metrics.utility import (
+    Distortion,
+    ReliabilityBin,
+    brier_score,
+    distortion,
+    expected_calibration_error,
+    failure_auroc,
+    label_changes,
+    negative_log_likelihood,
+    rank_correlation,
+    reliability_bins,
+    top_accuracy,
+    top_agreement,
+)
 
 __all__ = [
     "GALLERY",

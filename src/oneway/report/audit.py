@@ -10,7 +10,7 @@ from oneway.attacks import inversion_attacks
 from oneway.auditing import InversionRecord, Understanding
 from oneway.auditing.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.evaluation import AttackRecord, MatchingResult
-from oneway.evaluation.numerics import outdated
+from oneway.evaluation.records import outdated
 from oneway.metrics import Interval
 from oneway.report.sentences import (
     LABEL_LEAKS,

@@ -3,25 +3,36 @@
 ``<!-- claim: EXPERIMENT PRESET "RELEASE" VALUE < NUMBER -->`` stands right after its sentence. The
 sign may be ``>``, or ``?`` where seeds do not decide; the number may be ``"OTHER RELEASE"`` or
 ``"OTHER RELEASE" VALUE``, of the same experiment. EXPERIMENT may be a file of JSON Lines: PRESET is
-then the ``data`` of its records, and VALUE a field with a half width. A claim holds if the 95 %
+then the ``data`` of its records, and VALUE a field with a half width; ``numerics`` of a record says
+which version of each attacker took part. A claim holds if the 95 %
 intervals over seeds lie wholly on its side, or with ``?``, if they overlap. Where the attack
 failed, G is not measured, and lies anywhere above its bound: a claim with ``>`` holds if the bound
 lies above the number, and none holds with ``<``. Without a bound, nothing but ``?`` holds. A claim
 on stale records, on one seed or on none is marked as such before the comment.
+
+Words that no record can support say what they rest on instead: ``<!-- basis: definition -->``,
+``<!-- basis: setting -->`` (how something was measured), ``<!-- basis: proof -->`` (an argument
+that the page or its link gives), or ``<!-- basis: FILE -->``, a test or a record of the repository.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+
+from markdown_it import MarkdownIt
 
 from oneway.benchmark import Summary
 from oneway.benchmark.summary import Estimate
 from oneway.errors import CorruptDataError
+from oneway.evaluation.records import outdated
 from oneway.evaluation.store import read_json_lines
-from oneway.report.measured import Measurements
+from oneway.report.measured import BLOCK, Measurements
+from oneway.report.sentences import OLDER
+from oneway.report.table import Listing
 
-OLDER, ONE_SEED, MISSING = "measured by older attackers", "one seed", "not measured"
+ONE_SEED, MISSING = "one seed", "not measured"
 MARKS = (OLDER, ONE_SEED, MISSING)
 COMMENT = re.compile(r"<!-- claim: (.+?) -->", re.DOTALL)
 CLAIMS = re.compile(
@@ -31,7 +42,7 @@ CLAIMS = re.compile(
 """All claims of a sentence, with their marks."""
 
 BY_ATTACKERS = ("closed_gap", "adaptive_error", "error ", "baseline ")
-"""First letters of the values that attackers measure; others are of the release alone."""
+"""First letters of values that attackers measure; other values are of the release alone."""
 
 PARTS = re.compile(
     r'(?P<experiment>\S+)(?: (?P<preset>[^\s"]+))? "(?P<release>[^"]+)" (?P<value>\S.*?) '
@@ -114,7 +125,8 @@ def judge(claim: str, measurements: Measurements, where: str) -> Judgement:
     else:
         right = _interval(claim, other, parts["its"] or parts["value"], where)
     below, above = left[1] < right[0], left[0] > right[1]
-    attacked = any(value.startswith(BY_ATTACKERS) for value in (parts["value"], parts["its"] or ""))
+    values = (parts["value"], parts["its"] or "")
+    attacked = isinstance(first, Averages) or any(v.startswith(BY_ATTACKERS) for v in values)
     marks = {OLDER} if attacked and (first.outdated or other.outdated) else set()
     marks |= {ONE_SEED} if min(len(first.seeds), len(other.seeds)) == 1 else set()
     return Judgement(
@@ -142,6 +154,7 @@ def _summaries(
                 for name in row
                 if f"{name}_half_width" in row
             },
+            outdated(row.get("numerics", {}), ()),
         )
         for row in read_json_lines(measurements.folder / experiment)
         if row.get("data") == preset and {"release", "seeds"} <= row.keys()
@@ -180,3 +193,79 @@ def _words(interval: tuple[float, float]) -> str:
     return (
         f"at least {low:.4g} (attack failed)" if math.isfinite(low) else "nothing (attack failed)"
     )
+
+
+NO_FILE = {"definition", "setting", "proof"}
+"""What a statement may rest on, if not on a file."""
+
+BASIS = re.compile(r"<!-- basis: (.+?) -->")
+SENTENCE = re.compile(r'(?><!--.*?-->|.)+?(?:[.!?]["”)]*(?:<!--.*?-->)*(?=\s)|$)', re.DOTALL)
+PART = re.compile(r"(?!$)(.*?)((?:<!--.*?-->)+|$)", re.DOTALL)
+MARK = re.compile(rf" \((?:{'|'.join(MARKS)})[^()]*\)$")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence, or its part before a mark.
+
+    Attributes:
+        words: The words, from the start of the sentence or from the mark before.
+        claims: The claims that follow, without ``claim:``.
+        basis: What the words rest on instead of claims.
+    """
+
+    words: str
+    claims: tuple[str, ...]
+    basis: tuple[str, ...]
+
+
+def statements(page: str) -> Iterator[Statement]:
+    """Yield what a page in Markdown states outside of blocks of code and measured blocks."""
+    for token in MarkdownIt().enable("table").parse(BLOCK.sub("", page)):
+        parts = (c.content or " " * ("break" in c.type) for c in token.children or ())
+        for sentence in SENTENCE.findall("".join(parts)):
+            for words, comments in PART.findall(sentence):
+                yield Statement(
+                    MARK.sub("", " ".join(words.split())),
+                    tuple(COMMENT.findall(comments)),
+                    tuple(BASIS.findall(comments)),
+                )
+
+
+def claims_page(pages: Mapping[str, str], measurements: Measurements, command: str) -> str:
+    """Return the list of all claims of pages, with what the records say of each, as Markdown.
+
+    Args:
+        pages: Text of each page, by its path as seen from the list.
+        measurements: The records.
+        command: The command that makes this page.
+    """
+    parts = [
+        "# Claims\n",
+        f"Made by `{command}` from stored records; not edited by hand. Each row has words of a "
+        "page, the claim that a machine compares with the records, and the 95 % interval that the "
+        "records have (over seeds; of the three threats over seeds and rows), or the number of one "
+        "seed. A claim holds if the whole interval lies on its side "
+        "(`?`: if the intervals overlap); the command and a test fail if one does not hold. Words "
+        "with a file in place of a claim rest on that test, and words with *proof* on an "
+        "argument.\n",
+    ]
+    headings = ("words", "claim", "in the records", "limits")
+    columns = {heading: itemgetter(place) for place, heading in enumerate(headings)}
+    for path, page in pages.items():
+        rows = [row for each in statements(page) for row in _rows(each, measurements, path)]
+        if rows:
+            parts += [f"## {path.removeprefix('../')}\n", Listing(path, columns, rows).markdown()]
+    return "\n".join(parts)
+
+
+def _rows(statement: Statement, measurements: Measurements, where: str) -> Iterator[Sequence[str]]:
+    """Yield the cells of each claim of a statement, and of what else it rests on."""
+    words = statement.words.lstrip(" ,;")
+    for claim in statement.claims:
+        judgement = judge(claim, measurements, where)
+        limits = ", ".join(mark for mark in MARKS if mark in judgement.marks)
+        yield words, f"`{' '.join(claim.split())}`", judgement.found or "-", limits or "-"
+    for basis in statement.basis:
+        if basis not in ("definition", "setting"):
+            yield words, f"`{basis}`" if basis not in NO_FILE else f"*{basis}*", "-", "-"

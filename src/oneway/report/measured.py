@@ -28,9 +28,10 @@ from oneway.attacks import ATTACKS
 from oneway.auditing import AuditRecord
 from oneway.benchmark import Summary, bundled_spec, summarise
 from oneway.benchmark.entries import ENTRY
-from oneway.benchmark.staleness import outdated_attackers
+from oneway.benchmark.summary import outdated_attackers
 from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
 from oneway.evaluation import ReleaseRecord, read_records
+from oneway.evaluation.records import outdated
 from oneway.evaluation.store import read_json_lines
 from oneway.report.audit import is_stale, verdict
 from oneway.report.experiments import (
@@ -43,7 +44,7 @@ from oneway.report.experiments import (
     spread,
     summary_table,
 )
-from oneway.report.sentences import MARK, NOT_TRAINED_OUT, STALE_AUDIT, baselines_sentence
+from oneway.report.sentences import MARK, NOT_TRAINED_OUT, OLDER, STALE_AUDIT, baselines_sentence
 from oneway.report.table import Column, Listing
 
 RECORDS = "*-seed*.jsonl"
@@ -108,8 +109,7 @@ def renew_blocks(page: str, measurements: Measurements, where: str) -> str:
     def made(block: re.Match[str]) -> str:
         first, *lines = block[2].splitlines()
         kind, _, given = first.partition(" ")
-        if kind not in KINDS:
-            raise UnknownNameError(f"kind of measured block of {where}", kind, KINDS)
+        UnknownNameError.check(f"kind of measured block of {where}", kind, KINDS)
         if not given.strip():
             raise CorruptDataError(f"{where}: a measured block {kind!r} must name what it shows.")
         return block[1] + KINDS[kind](measurements, given.split(), lines) + block[4]
@@ -371,7 +371,9 @@ def _lines(measurements: Measurements, words: list[str], lines: list[str]) -> st
     named = [str(row["commit"]).split(", ") for row in shown_rows if row.get("commit")]
     commits = sorted({commit for row in named for commit in row})
     code = f"commit {', '.join(commits)}" if commits else "older code, of which no commit is stored"
-    return f"{Listing(path.stem, columns, shown_rows).markdown()}\nMeasured: {code}.\n"
+    older = any(outdated(row.get("numerics", {}), ()) for row in shown_rows)
+    measured = OLDER.capitalize() if older else "Measured"
+    return f"{Listing(path.stem, columns, shown_rows).markdown()}\n{measured}: {code}.\n"
 
 
 def _with_half_width(field: str, format_: str, row: Mapping[str, Any]) -> str | None:

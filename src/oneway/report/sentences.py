@@ -35,6 +35,9 @@ READING = (
 MARK = "†"
 """Marks a number of stale records, which today's attackers have not measured."""
 
+OLDER = "measured by older attackers"
+"""Marks a claim, or a table of a benchmark's records, that today's attackers have not measured."""
+
 NOT_TRAINED_OUT = (
     f"{MARK} Not trained out: there is no record, or older attackers made it. Today's attackers "
     "may read more from the release, so that its G may be lower."

@@ -83,6 +83,15 @@ class _Connection(HttpToolsProtocol):
         else:
             self.await_request()
 
+    def send_400_response(self, msg: str) -> None:
+        # Answers come in the order of requests: those before the malformed one come first.
+        if self.is_answering and not self.cycle.more_body:
+            self.cycle.keep_alive = False  # the last of them closes the connection
+        elif self.is_answering and (self.pipeline or self.cycle.response_started):
+            self.cut()
+        else:
+            super().send_400_response(msg)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"][CONNECTION] = self

@@ -112,6 +112,11 @@ class ServingSettings(BaseSettings):
         "longest are closed.",
     )
     timeout_seconds: Seconds = _setting(30.0, "Time to read a request, and to answer it.")
+    keep_alive_seconds: WholeSeconds = _setting(
+        75,
+        "Time that an idle connection stays open; longer than a load balancer keeps its own idle "
+        "connections, or it sends requests to closed ones.",
+    )
     shutdown_seconds: WholeSeconds = _setting(10, "Time for requests to end after SIGTERM.")
     upstream_timeout_seconds: Seconds = _setting(20.0, "Address: time for the server's answer.")
     upstream_wait_seconds: WaitSeconds = _setting(0.0, "Address: wait until the server is ready.")

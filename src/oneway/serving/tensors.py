@@ -13,7 +13,7 @@ from oneway.defenses import ServableDefense
 from oneway.errors import InvalidOptionError
 from oneway.openinference.tensors import FLOATS, LAYOUTS
 from oneway.serving.guarded import GuardedHere, Released
-from oneway.targets.onnx_tensors import OnnxTensorTarget
+from oneway.targets.onnx_scores import OnnxTensorTarget
 
 MADE_UP = 8
 """Size of dimensions of any size in queries that are made up."""

@@ -2,15 +2,18 @@
 
 from oneway.targets.answers import class_names_of
 from oneway.targets.augmentation import ask_variants, jitter
-from oneway.targets.callables import CallableTarget, ScoredCallableTarget
+from oneway.targets.callables import CallableTarget, RecordedTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
-from oneway.targets.networks import TARGET_PRESETS, TargetNetwork
+from oneway.targets.networks import (
+    TARGET_PRESETS,
+    TargetNetwork,
+    TargetTrainingSettings,
+    train_target,
+)
 from oneway.targets.objects import target_of
 from oneway.targets.opening import open_target, target_kind
-from oneway.targets.recorded import RecordedTarget
 from oneway.targets.records import records_target
 from oneway.targets.torch_module import TorchTarget
-from oneway.targets.training import TargetTrainingSettings, train_target
 
 __all__ = [
     "TARGET_PRESETS",

@@ -1,8 +1,9 @@
 """What every answer must be, whoever gave it, and how queries are fitted to what a model takes."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -201,6 +202,72 @@ class RuledTarget:
     @class_names.setter
     def class_names(self, names: Sequence[str] | None) -> None:
         self.rules.class_names = names
+
+
+class RowsTarget(ABC):
+    """Answers queries as rows of the kind that its model takes."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Answer with the model's probabilities, as an undefended API does.
+
+        Args:
+            images: ``(N, C, H, W)`` or ``(N, F)`` floating, at least one query. Missing values of
+                records are NaN, for an estimator. Not modified.
+
+        Returns:
+            ``(N, K)`` float32 probabilities on the images' device.
+
+        Raises:
+            InvalidTensorError: The images, or the answers, cannot be used.
+            TargetFailedError: The model raised.
+        """
+        return self._confidences(self._rows(images)).to(images.device)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return ``(N, K)`` float64 logits, in nats: for the defender only."""
+        return self._logits(self._rows(images)).to(images.device)
+
+    @abstractmethod
+    def _rows(self, images: Tensor) -> Any:
+        """Return queries as the model takes them."""
+
+    @abstractmethod
+    def _confidences(self, rows: Any) -> Tensor: ...
+
+    @abstractmethod
+    def _logits(self, rows: Any) -> Tensor: ...
+
+
+class FrameRowsTarget(RowsTarget):
+    """A :class:`RowsTarget` that is also asked with tables.
+
+    Attributes:
+        feature_names: The columns that the model takes, in order.
+    """
+
+    feature_names: tuple[str, ...]
+
+    def frame_confidences(self, frame: Any) -> Tensor:
+        """Return ``(N, K)`` float32 probabilities: the answers of an undefended API.
+
+        Args:
+            frame: A pandas DataFrame with the columns ``feature_names``, in any order. Texts
+                become the categories that LightGBM or XGBoost was fitted on. Not modified.
+
+        Raises:
+            InvalidTensorError: Columns are missing or too many, or hold other values than the
+                model takes; or the answers cannot be used.
+            TargetFailedError: The model raised.
+        """
+        return self._confidences(self._fitted(frame))
+
+    def frame_logits(self, frame: Any) -> Tensor:
+        """Return ``(N, K)`` float64 logits of a frame's rows; see :meth:`frame_confidences`."""
+        return self._logits(self._fitted(frame))
+
+    @abstractmethod
+    def _fitted(self, frame: Any) -> Any:
+        """Return a frame's rows as the model takes them."""
 
 
 def checked_class_names(names: Sequence[str]) -> tuple[str, ...]:

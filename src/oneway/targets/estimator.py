@@ -1,19 +1,32 @@
-"""A scikit-learn classifier as a target, from Python or from a file."""
+"""A scikit-learn classifier as a target, from Python or from a file, which may be a pickle."""
 
+import pickle
 from collections.abc import Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import check_count, check_images, class_name
-from oneway.errors import InvalidTensorError, OnewayError
+from oneway.checks import check_count, check_images, check_switch, class_name
+from oneway.contracts import Target
+from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.extras import load_extra
-from oneway.releases import logits_from_confidences
-from oneway.targets.answers import AnswerRules, Array, lift_labels, to_array, to_float32
+from oneway.releases import Outputs, logits_from_confidences
+from oneway.targets.answers import (
+    AnswerRules,
+    Array,
+    FrameRowsTarget,
+    RowsTarget,
+    lift_labels,
+    refuse_logits,
+    to_array,
+    to_float32,
+)
 from oneway.targets.classifiers import check_sums, classes_of, places_of
 from oneway.targets.failure import failed
 from oneway.targets.fitted_columns import (
@@ -24,7 +37,7 @@ from oneway.targets.fitted_columns import (
 )
 
 
-class EstimatorTarget:
+class EstimatorTarget(RowsTarget):
     """A fitted classifier that has ``predict_proba``.
 
     Column ``k`` of its answers is the class ``estimator.classes_[k]``. Images are flattened in
@@ -54,30 +67,6 @@ class EstimatorTarget:
         self.class_names = tuple(map(class_name, self._classes))
         self.features = feature_count(estimator)
         self._columns: tuple[str, ...] = ()
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Answer with ``predict_proba``, as an undefended API does.
-
-        Args:
-            images: ``(N, C, H, W)`` or ``(N, F)`` floating, at least one query. Missing values of
-                records are NaN. Not modified.
-
-        Returns:
-            ``(N, K)`` float32 probabilities on the images' device.
-
-        Raises:
-            InvalidTensorError: The images, or the answers, cannot be used.
-            TargetFailedError: The classifier raised.
-        """
-        return self._confidences(self._rows(images)).to(images.device)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return ``(N, K)`` float64 logits, in nats: for the defender only.
-
-        Raises:
-            OnewayError: See :meth:`__call__`.
-        """
-        return self._logits(self._rows(images)).to(images.device)
 
     def naming(self, columns: Sequence[str]) -> "EstimatorTarget":
         """Return this target with names of its features for messages."""
@@ -166,12 +155,8 @@ class EstimatorTarget:
         self.rules.check(torch.tensor(answer), rows)
 
 
-class FrameEstimatorTarget(EstimatorTarget):
-    """An :class:`EstimatorTarget` that was fitted on a DataFrame, and is asked with one.
-
-    Attributes:
-        feature_names: The columns that the classifier was fitted on, in order.
-    """
+class FrameEstimatorTarget(EstimatorTarget, FrameRowsTarget):
+    """An :class:`EstimatorTarget` that was fitted on a DataFrame, and is asked with one."""
 
     def __init__(
         self, estimator: Any, names: tuple[str, ...], *, batch_size: int, name: str
@@ -180,27 +165,6 @@ class FrameEstimatorTarget(EstimatorTarget):
         super().__init__(estimator, batch_size=batch_size, name=name)
         self.feature_names, self.features = names, len(names)
         self._categories = fitted_categories(estimator, name)
-
-    def frame_confidences(self, frame: Any) -> Tensor:
-        """Return ``(N, K)`` float32 probabilities: the answers of an undefended API.
-
-        Args:
-            frame: A pandas DataFrame with the columns ``feature_names``, in any order. Texts
-                become the categories that LightGBM or XGBoost was fitted on. Not modified.
-
-        Raises:
-            InvalidTensorError: Columns are missing or too many, or cannot be used.
-            TargetFailedError: The classifier raised.
-        """
-        return self._confidences(self._fitted(frame))
-
-    def frame_logits(self, frame: Any) -> Tensor:
-        """Return ``(N, K)`` float64 logits of a frame's rows: see :meth:`logits`.
-
-        Raises:
-            OnewayError: See :meth:`frame_confidences`.
-        """
-        return self._logits(self._fitted(frame))
 
     def _fitted(self, frame: Any) -> Any:
         """Return the columns of a frame as the classifier was fitted on them."""
@@ -253,3 +217,103 @@ def _broken_ties(answer: Array, labels: NDArray[np.int64]) -> Array:
     answer = answer.copy()
     np.put_along_axis(answer, index, np.where(ties, np.nextafter(top, np.inf), probability), 1)
     return answer
+
+
+def open_skops(
+    where: str,
+    *,
+    outputs: Outputs | None,
+    device: torch.device,  # noqa: ARG001  one signature for all kinds
+    batch_size: int,
+    trusted: Sequence[str] = (),
+) -> Target:
+    """Open a classifier saved with ``skops.io.dump``.
+
+    Args:
+        where: The file.
+        outputs: None or ``"confidences"``.
+        device: Not used: scikit-learn computes on the CPU.
+        batch_size: Most queries that the classifier gets at once.
+        trusted: Names of types that may be built, beyond those that skops trusts.
+
+    Raises:
+        MissingExtraError: skops is not installed.
+        CorruptDataError: The file is no skops file.
+        InvalidOptionError: The file holds types that are not trusted, or ``outputs`` are logits.
+    """
+    name = f"target {where!r}"
+    refuse_logits(outputs, name, "it has predict_proba")
+    if isinstance(trusted, str):
+        raise InvalidOptionError(
+            f"trusted must be a sequence of type names, but got the text {trusted!r}. "
+            f"Pass ({trusted!r},)."
+        )
+    skops = load_extra("skops.io", extra="sklearn", purpose="opening a .skops file")
+    path = Path(where)
+    try:
+        unknown = sorted(set(skops.get_untrusted_types(file=path)) - set(trusted))
+        if unknown:
+            raise InvalidOptionError(
+                f"{where} holds types that skops does not know to be safe: {', '.join(unknown)}. "
+                f"If you trust each of them, pass trusted={tuple(unknown)!r}."
+            )
+        estimator = skops.load(path, trusted=list(trusted))
+    except InvalidOptionError:
+        raise
+    except (BadZipFile, KeyError, ValueError, TypeError, AttributeError, ImportError) as error:
+        raise CorruptDataError(
+            f"{where} cannot be opened by skops ({type(error).__name__}: {error}). Save it with "
+            "`skops.io.dump`, with the versions of skops and scikit-learn that are installed here."
+        ) from error
+    return estimator_target(estimator, batch_size=batch_size, name=name)
+
+
+def open_pickle(
+    where: str,
+    *,
+    outputs: Outputs | None,
+    device: torch.device,  # noqa: ARG001  one signature for all kinds
+    batch_size: int,
+    trust_pickle: bool = False,
+) -> Target:
+    """Open a classifier saved with joblib or pickle; loading it runs code of the file.
+
+    Args:
+        where: The file.
+        outputs: None or ``"confidences"``.
+        device: Not used: scikit-learn computes on the CPU.
+        batch_size: Most queries that the classifier gets at once.
+        trust_pickle: Allow the file's author to run code here.
+
+    Raises:
+        InvalidOptionError: ``trust_pickle`` is not True, or ``outputs`` are logits.
+        MissingExtraError: joblib is not installed.
+        CorruptDataError: The file cannot be loaded.
+    """
+    name = f"target {where!r}"
+    check_switch("trust_pickle", trust_pickle)
+    if not trust_pickle:
+        raise InvalidOptionError(
+            f"{where} is a pickle, and loading it runs whatever code is in it. Save the model "
+            "with `skops.io.dump` instead, or if you made the file pass --model-option "
+            "trust_pickle=true (in Python, trust_pickle=True)."
+        )
+    refuse_logits(outputs, name, "it has predict_proba")
+    joblib = load_extra("joblib", extra="sklearn", purpose="opening a .joblib or .pkl file")
+    try:
+        estimator = joblib.load(where)
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        ValueError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        ImportError,
+    ) as error:
+        raise CorruptDataError(
+            f"{where} cannot be loaded ({type(error).__name__}: {error}). Load it where its "
+            "packages are installed, in the versions that it was saved with."
+        ) from error
+    return estimator_target(estimator, batch_size=batch_size, name=name)

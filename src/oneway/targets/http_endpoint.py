@@ -232,8 +232,7 @@ class _OpenInferenceModel:
         if input_name is not None and not inputs:
             return MessageTensor(input_name, "FP32", [])
         name = next(iter(inputs)) if input_name is None else input_name
-        if name not in inputs:
-            raise UnknownNameError(f"input of {self.name}", name, inputs)
+        UnknownNameError.check(f"input of {self.name}", name, inputs)
         if inputs[name].datatype not in FLOATS:
             raise InvalidOptionError(
                 f"input {name!r} of {self.name} must be one of {', '.join(FLOATS)}, the images in "

@@ -13,8 +13,14 @@ from oneway.releases import Outputs
 from oneway.targets.answers import Array, fit_shape, fixed_size, require_batch, require_outputs
 from oneway.targets.callables import callable_target
 from oneway.targets.onnx_frames import OnnxFrameTarget, are_columns
-from oneway.targets.onnx_scores import FLOATS, ScoreOutput, is_map, listed, runtime_errors
-from oneway.targets.onnx_tensors import OnnxTensorTarget
+from oneway.targets.onnx_scores import (
+    FLOATS,
+    OnnxTensorTarget,
+    ScoreOutput,
+    is_map,
+    listed,
+    runtime_errors,
+)
 
 DYNAMIC = (
     "Export it with a dynamic batch dimension (`dynamic_axes` or `dynamic_shapes` of "
@@ -165,8 +171,7 @@ class _OnnxModel:
 def _choose_output(available: Sequence[Any], requested: str | None, name: str) -> Any:
     by_name = {output.name: output for output in available}
     if requested is not None:
-        if requested not in by_name:
-            raise UnknownNameError(f"output of {name}", requested, by_name)
+        UnknownNameError.check(f"output of {name}", requested, by_name)
         chosen = by_name[requested]
         if chosen.type not in FLOATS and not is_map(chosen):
             raise InvalidOptionError(

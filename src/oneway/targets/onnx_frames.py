@@ -10,7 +10,14 @@ from torch import Tensor
 from oneway.checks import check_count, check_images
 from oneway.errors import InvalidTensorError
 from oneway.releases import Outputs, logits_of_checked, release
-from oneway.targets.answers import AnswerRules, Array, RuledTarget, to_array, to_float32
+from oneway.targets.answers import (
+    AnswerRules,
+    Array,
+    FrameRowsTarget,
+    RuledTarget,
+    to_array,
+    to_float32,
+)
 from oneway.targets.failure import failed
 from oneway.targets.fitted_columns import match_columns
 from oneway.targets.onnx_scores import FLOATS, ScoreOutput, runtime_errors
@@ -36,12 +43,8 @@ def are_columns(inputs: Sequence[Any]) -> bool:
     )
 
 
-class OnnxFrameTarget(RuledTarget):
-    """Answers tables with a model that has one input for each column.
-
-    Attributes:
-        feature_names: The columns, which are the names of the model's inputs, in their order.
-    """
+class OnnxFrameTarget(RuledTarget, FrameRowsTarget):
+    """Answers tables with a model that has one input for each column, of the column's name."""
 
     def __init__(
         self, scores: ScoreOutput, outputs: Outputs, *, batch_size: int, name: str
@@ -67,51 +70,6 @@ class OnnxFrameTarget(RuledTarget):
             for name, kind in self._types.items()
         }
         self.rules = AnswerRules(name, outputs, scores.class_names(zeros))
-
-    def frame_confidences(self, frame: Any) -> Tensor:
-        """Return ``(N, K)`` float32 probabilities: the answers of an undefended API.
-
-        Args:
-            frame: A pandas DataFrame with the columns ``feature_names``, in any order. Not
-                modified.
-
-        Raises:
-            InvalidTensorError: Columns are missing or too many, or hold other values than the
-                model takes; or the answers cannot be used.
-            TargetFailedError: The model raised.
-        """
-        return self._confidences(self._of_frame(frame))
-
-    def frame_logits(self, frame: Any) -> Tensor:
-        """Return ``(N, K)`` float64 logits of a frame's rows, in nats: for the defender only.
-
-        Raises:
-            OnewayError: See :meth:`frame_confidences`.
-        """
-        return self._logits(self._of_frame(frame))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Answer records of numbers.
-
-        Args:
-            images: ``(N, F)`` floating, one number for each of ``feature_names``, in this order.
-                Not modified.
-
-        Returns:
-            ``(N, K)`` float32 probabilities on the device of the records.
-
-        Raises:
-            OnewayError: See :meth:`frame_confidences`; or a column holds text.
-        """
-        return self._confidences(self._of_records(images)).to(images.device)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return ``(N, K)`` float64 logits, in nats: for the defender only.
-
-        Raises:
-            OnewayError: See :meth:`__call__`.
-        """
-        return self._logits(self._of_records(images)).to(images.device)
 
     def _confidences(self, columns: Mapping[str, Array]) -> Tensor:
         scores = self._answers(columns)
@@ -139,13 +97,13 @@ class OnnxFrameTarget(RuledTarget):
             self.rules.check(parts[-1], count)
         return torch.cat(parts)
 
-    def _of_records(self, records: Tensor) -> dict[str, Array]:
-        check_images(records)
-        rows = to_array(records).reshape(len(records), -1)
+    def _rows(self, images: Tensor) -> dict[str, Array]:
+        check_images(images)
+        rows = to_array(images).reshape(len(images), -1)
         if rows.shape[1] != len(self.feature_names):
             raise InvalidTensorError(
                 f"{self.rules.name} takes the {len(self.feature_names)} columns "
-                f"{', '.join(self.feature_names)}, but queries of shape {tuple(records.shape)} "
+                f"{', '.join(self.feature_names)}, but queries of shape {tuple(images.shape)} "
                 f"have {rows.shape[1]} numbers each."
             )
         return {
@@ -153,7 +111,7 @@ class OnnxFrameTarget(RuledTarget):
             for place, name in enumerate(self.feature_names)
         }
 
-    def _of_frame(self, frame: Any) -> dict[str, Array]:
+    def _fitted(self, frame: Any) -> dict[str, Array]:
         columns = match_columns(self.feature_names, list(frame.columns), self.rules.name)
         return {
             name: self._converted(name, frame[column].to_numpy())

@@ -14,11 +14,11 @@ from oneway.contracts import Target
 from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.releases import Outputs
 from oneway.targets.answers import checked_class_names, class_names_of
-from oneway.targets.entry_point import open_entry_point
-from oneway.targets.estimator_files import open_pickle, open_skops
+from oneway.targets.estimator import open_pickle, open_skops
 from oneway.targets.http_endpoint import open_endpoint
+from oneway.targets.objects import open_entry_point
 from oneway.targets.onnx_file import open_onnx, open_onnx_tensors
-from oneway.targets.onnx_tensors import OnnxTensorTarget
+from oneway.targets.onnx_scores import OnnxTensorTarget
 from oneway.targets.torch_files import open_exported, open_torchscript
 
 ENTRY_POINT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -150,8 +150,7 @@ def _checked_options(kind: _Kind, options: Mapping[str, Any]) -> Collection[str]
     for option in options:
         if not known:
             raise InvalidOptionError(f"{kind.name} takes no options, but got {option!r}.")
-        if option not in known:
-            raise UnknownNameError(f"option of {kind.name}", option, known)
+        UnknownNameError.check(f"option of {kind.name}", option, known)
     return signature.keys()
 
 

@@ -66,7 +66,7 @@ def test_coarse_steps_keep_label_and_budget():
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_gradients_ahead_change_no_release(monkeypatch, rows):
-    inverter, logits, images = questions(60)
+    inverter, logits, images = questions(20)
     for options in ({}, {"search": "momentum"}, {"update": "rescale", "budget": 0.5}):
         guard = defense(inverter, **options)
         ahead = [guard(*part) for part in zip(logits.split(rows), images.split(rows), strict=True)]

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from laws import looped
+from laws import looped, paired
 from oneway.checks import FLOATING
 from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
-from oneway.defenses.adversarial_noise.frozen import frozen_copy
+from oneway.defenses.adversarial_noise.iterative import frozen_copy
 from oneway.defenses.adversarial_noise.search import Search
 from oneway.errors import (
     DefenseFailedError,
@@ -130,18 +130,18 @@ def test_gradients_equal_the_hand_written_ones():
     )
 
 
-@each_search
-@looped("steps", [1, 7])
-@looped("step_size", [0.1, 1.5])
-@looped(
-    ("update", "budget", "norm"),
-    [
+@paired(
+    steps=[1, 7],
+    step_size=[0.1, 1.5],
+    bound=[
         ("project", None, 1),
         *itertools.product(["project"], [0.5, 8.0], NORMS),
         *itertools.product(["rescale"], [0.05, 1.0], NORMS),
     ],
+    search=get_args(Search),
 )
-def test_equals_the_reference(steps, step_size, update, budget, norm, search):
+def test_equals_the_reference(steps, step_size, bound, search):
+    update, budget, norm = bound
     logits = everyday_and_lifted_rows()[:ROWS]
     images = random_images(12, ROWS, (PIXELS,), torch.float64)
     options = {
@@ -210,11 +210,7 @@ def test_label_is_the_only_maximum_whatever_the_size_of_the_logits(logits, searc
     assert same_bits(logits, before)
 
 
-@looped("dtype", FLOATING)
-@looped("update", UPDATES)
-@looped("norm", NORMS)
-@each_path
-@each_search
+@paired(dtype=FLOATING, update=UPDATES, norm=NORMS, path=PATHS.values(), search=get_args(Search))
 def test_noise_stays_within_the_budget_and_label_leads(dtype, update, norm, path, search):
     options = {"step_size": 0.4, "steps": 4, "update": update, "budget": 0.7, "norm": norm}
     defense = searching(path(small_inverter(4)), search, **options)
@@ -242,9 +238,7 @@ def points_on_the_way(defense: AdversarialNoise, logits: Tensor, monkeypatch) ->
     return [*points, released]
 
 
-@each_search
-@looped("update", UPDATES)
-@looped("norm", NORMS)
+@paired(search=get_args(Search), update=UPDATES, norm=NORMS)
 def test_every_point_on_the_way_keeps_label_and_budget(search, update, norm, monkeypatch):
     options = {"step_size": 0.4, "steps": 4, "update": update, "budget": 0.7, "norm": norm}
     defense = searching(small_inverter(4), search, 3, **options)
@@ -281,19 +275,17 @@ def test_without_a_budget_every_entry_but_the_label_moves_by_at_most_the_sum_of_
     assert others.amax() > 0.5
 
 
-@each_path
-@each_search
-@looped("update", UPDATES)
-def test_rows_of_a_batch_equal_rows_one_by_one(path, search, update):
+@paired(path=PATHS.values(), search=get_args(Search), update=UPDATES)
+def test_rows_of_a_batch_equal_rows_in_smaller_ones(path, search, update):
     inverter = path(small_inverter(8, dtype=torch.float64))
     options = {"step_size": 0.4, "steps": 3, "budget": 1.0, "update": update}
     logits, images = random_rows(9, 70, 5, torch.float64, 2), random_images(10, 70)
     together = searching(inverter, search, **options)(logits, images)
     # A row's start is the next draw, whichever batch the row comes in.
     defense = searching(inverter, search, **options)
-    for row in range(70):
-        alone = defense(logits[row : row + 1], images[row : row + 1])
-        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-9)
+    sizes = (1, 1, 1, 2, 30, 1, 34)
+    parts = (defense(*part) for part in zip(logits.split(sizes), images.split(sizes), strict=True))
+    torch.testing.assert_close(torch.cat([*parts]), together, rtol=0, atol=1e-9)
 
 
 @each_path
@@ -405,9 +397,11 @@ def test_an_inverter_that_has_no_slope_leaves_noise_within_the_start(search):
     assert noise.any() == (search in STARTING)
 
 
-@each_path
-@each_search
-@looped("mode", [torch.no_grad, torch.inference_mode])
+@paired(
+    path=PATHS.values(),
+    search=get_args(Search),
+    mode=[torch.no_grad, torch.inference_mode],
+)
 def test_runs_without_a_gradient_or_in_inference_mode(path, search, mode):
     inverter = path(small_inverter(8))
     logits, images = random_rows(9, 6, 5, torch.float32, 2), random_images(10, 6)
@@ -566,9 +560,7 @@ def errors_of(inverter: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
         return (inverter(logits.softmax(-1)) - images).square().flatten(1).mean(-1)
 
 
-@each_path
-@each_search
-@looped("update", UPDATES)
+@paired(path=PATHS.values(), search=get_args(Search), update=UPDATES)
 def test_the_defense_raises_the_surrogate_s_mean_error(path, search, update):
     inverter = path(small_inverter(13, dtype=torch.float64))
     logits, images = random_rows(14, 50, 5, torch.float64, 2), random_images(15, 50).double()

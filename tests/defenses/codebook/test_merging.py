@@ -110,6 +110,7 @@ def test_axes_that_are_not_sorted_are_none_of_the_best(monkeypatch):
         found = []
         for at_once in (24, 1):
             monkeypatch.setattr(cutting, "AXES_AT_ONCE", at_once)
+            monkeypatch.setattr(cutting, "NUMBERS_AT_ONCE", 0)
             found.append(cutting._best_axes(turned, 4, None))
         assert found[0][0] == found[1][0], number
         assert found[0][1].tolist() == found[1][1].tolist(), number
@@ -129,6 +130,7 @@ def test_parts_and_the_order_of_a_sweep_leave_no_trace_in_a_table(center):
     wanted = tables(weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "AXES_AT_ONCE", 1)
+        patch.setattr(cutting, "NUMBERS_AT_ONCE", 0)
         patch.setattr(sorted_rows, "NUMBERS_AT_ONCE", 30)
         patch.setattr(label_rows, "NUMBERS_SIDE_BY_SIDE", 600)
         for order in (weights, weights[::-1]):

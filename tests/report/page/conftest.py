@@ -12,6 +12,7 @@ from auditing.audits import (
     audit,
     quickly,
     records,
+    run_few_controls,
     subject_of,
 )
 from oneway.auditing import AuditTarget
@@ -26,6 +27,7 @@ def audits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audits")
     with pytest.MonkeyPatch.context() as patch:
         quickly(patch)
+        run_few_controls(patch)
         rounding = ReleaseSpec("rounding", "rounding", {"decimals": 2})
         images = audit(subject_of(release=rounding), folder, controls=True)
         own, test = records(300, 0), records(TESTS, 1)

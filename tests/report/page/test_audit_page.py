@@ -16,8 +16,9 @@ from PIL import Image
 from auditing.audits import whole
 from oneway.auditing import InversionRecord
 from oneway.evaluation import FLAGS
-from oneway.report import verdict
-from oneway.report.page import audit_page, render
+from oneway.report.audit import verdict
+from oneway.report.page.audit import audit_page
+from oneway.report.page.render import render
 from report.page.reading import assert_stands_alone, heads_of, read, rows_of, tables
 
 ROOT = Path(__file__).parents[3]

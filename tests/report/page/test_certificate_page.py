@@ -17,16 +17,17 @@ from oneway.defenses.codebook import (
     Yardstick,
     Yardsticks,
 )
-from oneway.report.page import certificate_page, render
 from oneway.report.page.certificate import (
     MEANINGS,
     NO_CLEAN_ATTACK,
     NOT_EXCLUDED,
     certificate_figures,
     certificate_lines,
+    certificate_page,
     certificate_verdict,
     further_figures,
 )
+from oneway.report.page.render import render
 from oneway.report.page.traffic import FITTED
 from report.page.reading import assert_stands_alone, rows_of, tables
 

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from oneway.benchmark import summarise
 from oneway.evaluation.records import read_records
-from oneway.report import Listing
-from oneway.report.page import frontier_charts, write_charts
 from oneway.report.page.charts import (
     CHARACTER,
     ROOM,
@@ -26,7 +24,10 @@ from oneway.report.page.charts import (
     reliability_chart,
 )
 from oneway.report.page.comparisons import gap_chart
+from oneway.report.page.experiments import frontier_charts
 from oneway.report.page.labels import Box
+from oneway.report.page.render import write_charts
+from oneway.report.table import Listing
 from report.page.reading import read
 
 ROOT = Path(__file__).parents[3]

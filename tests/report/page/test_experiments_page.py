@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from oneway.benchmark import Estimate, published, summarise
 from oneway.evaluation import Flag
-from oneway.report import costs_table, published_table, summary_table
+from oneway.report.experiments import costs_table, published_table, summary_table
 from oneway.report.frontier import AXES, GAPS, frontier
-from oneway.report.page import overview_charts, records_page, render, results_page
+from oneway.report.page.experiments import overview_charts, records_page, results_page
+from oneway.report.page.render import render
 from report.page.conftest import experiment
 from report.page.reading import assert_stands_alone, heads_of, rows_of, tables
 from report.planted import record_of

@@ -9,7 +9,10 @@ from auditing.audits import whole
 from browsing import axe_violations, overflow
 from oneway.benchmark import published
 from oneway.evaluation import Flag
-from oneway.report.page import audit_page, certificate_page, records_page, render, write_page
+from oneway.report.page.audit import audit_page
+from oneway.report.page.certificate import certificate_page
+from oneway.report.page.experiments import records_page
+from oneway.report.page.render import render, write_page
 from report.page.conftest import experiment
 from report.page.test_certificate_page import WHOLE
 

@@ -7,8 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from oneway.attacks.stealing.base import Copy
-from oneway.targets.networks import TargetNetwork
-from oneway.targets.training import TargetTrainingSettings, train_target
+from oneway.targets.networks import TargetNetwork, TargetTrainingSettings, train_target
 
 WIDTH = 16
 """Channels of the first block of a copy for images."""

@@ -282,8 +282,7 @@ def check_names(names: Collection[str], table: Table, where: str) -> None:
     if isinstance(names, str):
         raise InvalidOptionError(f"columns must be named in a tuple, such as ({names!r},).")
     for name in names:
-        if name not in table:
-            raise UnknownNameError(f"column of {where}", name, table)
+        UnknownNameError.check(f"column of {where}", name, table)
 
 
 def _numeric(name: str, cells: Cells, start: int, where: str) -> Column:

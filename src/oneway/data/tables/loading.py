@@ -138,8 +138,7 @@ def _check_kinds(categorical: Collection[str], encoding: RecordEncoding) -> None
     """Refuse to call a column categorical that the auxiliary table's encoding calls numeric."""
     known = [column.name for column in encoding.columns if column.kind == "categorical"]
     for name in categorical:
-        if name not in known:
-            raise UnknownNameError("categorical column of the encoding", name, known)
+        UnknownNameError.check("categorical column of the encoding", name, known)
 
 
 def _labels(values: NDArray[Any], label: str, where: str) -> tuple[Tensor, tuple[str, ...]]:

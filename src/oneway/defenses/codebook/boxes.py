@@ -36,6 +36,9 @@ candidates it was fitted to, since an edge lies half way between two of them."""
 AXES_AT_ONCE = 16
 """Axes that are sorted at once."""
 
+NUMBERS_AT_ONCE = 2**13
+"""Numbers of a box up to which all its axes are sorted: choosing some would take longer."""
+
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
@@ -134,11 +137,10 @@ def cut_boxes(
             break
         below = best.edges.clone()
         below[cut.axis] = cut.edge
-        left = rows[best.rows, cut.axis] <= cut.edge
         place = sides.index(best)
         sides[place : place + 1] = (
-            _Side(below, best.rows[left], best.parent, cut.sides[0], is_capped),
-            _Side(best.edges, best.rows[~left], best.parent, cut.sides[1], is_capped),
+            _Side(below, best.rows[cut.is_left], best.parent, cut.sides[0], is_capped),
+            _Side(best.edges, best.rows[~cut.is_left], best.parent, cut.sides[1], is_capped),
         )
     return [(side.edges, side.rows) for side in sides], [side.parent for side in sides]
 
@@ -193,12 +195,16 @@ _ORDER = attrgetter("order")
 
 @dataclass(frozen=True)
 class _Cut:
-    """Where to cut, the L1 distortion that the cut removes, and what the sides are left with."""
+    """Where to cut, the L1 distortion that the cut removes, and what the sides are left with.
+
+    Of ``(n)`` bool, ``is_left`` says which rows are on the lower side.
+    """
 
     axis: int
     edge: float
     gain: float
     sides: tuple[float, float]
+    is_left: Tensor
 
 
 def _best_cut(
@@ -215,13 +221,14 @@ def _best_cut(
     axes, edges = _best_axes(np.ascontiguousarray(rows.numpy().T), settings.min_members, groups)
     if not axes:
         return None
-    sides = _sides(rows, torch.from_numpy(edges).unsqueeze(-1) >= rows[:, axes].T, settings.center)
+    lefts = torch.from_numpy(edges).unsqueeze(-1) >= rows[:, axes].T
+    sides = _sides(rows, lefts, settings.center).tolist()
     best = None
-    for axis, edge, (low, high) in zip(axes, edges.tolist(), sides.tolist(), strict=True):
+    for axis, edge, left, (low, high) in zip(axes, edges.tolist(), lefts, sides, strict=True):
         gain = whole - low - high
         # Axes that part the rows alike gain alike: the last bits must not decide between them.
         if gain > 0 and (best is None or gain > best.gain * (1 + TIE)):
-            best = _Cut(axis, edge, gain, (low, high))
+            best = _Cut(axis, edge, gain, (low, high), left)
     return best
 
 
@@ -233,7 +240,7 @@ def _best_axes(turned: Matrix, least: int, groups: Tensor | None) -> tuple[list[
     """
     width, count = turned.shape
     tried = min(CUTS_TRIED, width)
-    if width <= AXES_AT_ONCE:
+    if width <= AXES_AT_ONCE or turned.size <= NUMBERS_AT_ONCE:
         gains, edges = _best_along(turned, least, groups)
     else:
         gains, edges = np.full(width, -1.0), np.empty(width)

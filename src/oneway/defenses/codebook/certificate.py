@@ -34,6 +34,7 @@ from oneway.defenses.codebook.measures import (
     certified_error,
     distances_from_table,
     pairs_in,
+    top_kept,
 )
 from oneway.defenses.codebook.options import FitSettings
 from oneway.defenses.codebook.parts import LEAST_ROWS, PartErrors, certify_parts
@@ -132,6 +133,8 @@ class Certificate:
             scores of such copies were not given.
         shared_least: Least number of distinct calibration queries of all labels (or groups, where
             they were given) behind a level that labels share; None if none share any.
+        top5_kept: Share of the clean five likeliest classes that are among the released five; None
+            for a release without a table.
     """
 
     table: str
@@ -160,6 +163,7 @@ class Certificate:
     commit: str | None = None
     composition: Composition | None = None
     shared_least: int | None = None
+    top5_kept: float | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -210,6 +214,8 @@ class Certificate:
             yield "it is about answers of several versions, and not about this table alone"
         if self.certified_on is not None and not _is_day(self.certified_on):
             yield "it was certified on a day that does not exist"
+        if not _is_within(0.0 if self.top5_kept is None else self.top5_kept, 0, 1):
+            yield "top5_kept is not a share"
         for name in ("queries_hash", "scores_hash"):
             if not re.fullmatch(r"[0-9a-f]{64}", getattr(self, name) or "0" * 64):
                 yield f"its {name} is not the SHA-256 of any data"
@@ -326,8 +332,7 @@ def certify(
     distinct, composition, accuracy = distinct.to(cells.device), None, None
     if variants is not None:
         # The first of several equal queries stands for them, with its own copies.
-        changed = variants[distinct.to(variants.device)]
-        composition = compose(codebook, logits[distinct], changed)
+        composition = compose(codebook, logits[distinct], variants[distinct.to(variants.device)])
     if sensitive is not None:
         labels, values = logits.argmax(-1), sensitive.to(cells.device)
         accuracy = sensitive_accuracy(cells, labels, values, level, groups)
@@ -341,6 +346,7 @@ def certify(
         if max_l1_worst is None
         else worst_case(moved[0], max_l1_worst, level, groups),
         composition=composition,
+        top5_kept=top_kept(codebook, cells, logits),
         **figures,
     )
 

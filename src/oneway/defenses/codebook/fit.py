@@ -65,6 +65,11 @@ class Calibration:
     shared: SharedRows | None
     settings: FitSettings
 
+    @property
+    def rows(self) -> Tensor:
+        """The ``(n)`` int64 rows that were cut, on the CPU, in rising order."""
+        return torch.cat([each.numbers for each in self.labels]).sort().values
+
 
 def fit_codebook(
     logits: Tensor,
@@ -85,7 +90,7 @@ def fit_codebook(
     """
     settings = settings or FitSettings()
     calibration = cut_calibration(logits, settings, images, on_label)
-    return merge_calibration(calibration, settings.rate_weight, settings.image_weight)
+    return merge_calibration(calibration, settings.rate_weight, settings.image_weight, once=True)
 
 
 def cut_calibration(
@@ -133,16 +138,18 @@ def cut_calibration(
             "the group of each query, or leave max_group_share at 1."
         )
     logits, num_classes = logits.detach(), logits.shape[-1]
-    kept, answers = sample_rows(logits, rows=rows), None
+    of_labels, answers = sample_rows(logits, rows=rows), None
     if variants is not None and settings.variant_weight:
+        kept = torch.cat(of_labels)
         answers = answers_of(logits[kept.to(logits.device)], variants[kept.to(variants.device)])
     if older is not None:
         check_older(older, num_classes)
         older = copy.deepcopy(older).cpu()
     cut = []
-    for label, numbers in enumerate(_rows_of_labels(logits, kept)):
+    for label, numbers in enumerate(of_labels):
         own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
         each = _cut_label(label, logits, numbers, own, settings, older)
+        each.boxes = _packed(each.boxes)
         if images is not None and settings.image_weight and each.boxes:
             each.weigh_images(images.detach().flatten(1))
         if answers is not None and each.boxes:
@@ -160,20 +167,14 @@ def cut_calibration(
         settings.min_members,
         with_groups=groups is not None,
     )
+    calibration = Calibration(tuple(cut), None, settings)
     few = torch.tensor([not each.boxes for each in cut])
-    shared = None
     if few.any():
+        kept = calibration.rows
         people = None if groups is None else groups.cpu()[kept]
         shared = _share(logits[kept.to(logits.device)], few, settings, people)
-    return Calibration(tuple(cut), shared, settings)
-
-
-def _rows_of_labels(logits: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-    """Return the ``(n)`` int64 numbers of those of the rows that each label has, on the CPU."""
-    labels = labels_of(logits)[rows]
-    counts = labels.bincount(minlength=logits.shape[-1]).tolist()
-    parts: tuple[Tensor, ...] = rows[labels.argsort(stable=True)].split(counts)
-    return parts
+        calibration = replace(calibration, shared=shared)
+    return calibration
 
 
 def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | None) -> SharedRows:
@@ -250,6 +251,17 @@ def _cut_label(
     return own
 
 
+def _packed(boxes: list[Box]) -> list[Box]:
+    """Return boxes whose edges, and whose rows, lie together in memory.
+
+    Small results between large ones that come and go leave holes in a process's memory.
+    """
+    if not boxes:
+        return []
+    edges, rows = zip(*boxes, strict=True)
+    return list(zip(torch.stack(edges), torch.cat(rows).split(list(map(len, rows))), strict=True))
+
+
 def _has_own_cells(groups: Tensor | None, settings: FitSettings, count: int) -> bool:
     """Return whether a label with so many rows has cells of its own."""
     # With fewer than twice the members there is no cut, and levels move answers less.
@@ -304,7 +316,11 @@ def _check_calibration(
 
 
 def merge_calibration(
-    calibration: Calibration, rate_weight: float, image_weight: float = 0.0
+    calibration: Calibration,
+    rate_weight: float,
+    image_weight: float = 0.0,
+    *,
+    once: bool = False,
 ) -> Codebook:
     """Merge boxes into cells under given weights, and fill a table.
 
@@ -312,6 +328,7 @@ def merge_calibration(
         calibration: From :func:`cut_calibration`.
         rate_weight: See :class:`FitSettings`.
         image_weight: See :class:`FitSettings`; needs a calibration that was cut with images.
+        once: Whether no other weights follow: distortions of unions are not kept then.
 
     Raises:
         InvalidOptionError: A weight is outside its range, the calibration has no images, or
@@ -325,7 +342,7 @@ def merge_calibration(
             "image_weight needs a calibration that was cut with images, but this one has none. "
             "Cut it under settings with an image_weight above 0."
         )
-    merged, levels = _merge(calibration, rate_weight, image_weight)
+    merged, levels = _merge(calibration, rate_weight, image_weight, once=once)
     shared = calibration.shared
     alike = 0 if shared is None else len(shared.labels)
     book = Codebook(
@@ -418,7 +435,7 @@ def choose_codebook(calibration: Calibration, logits: Tensor, budget: Budget) ->
 
 
 def _merge(
-    calibration: Calibration, rate_weight: float, image_weight: float
+    calibration: Calibration, rate_weight: float, image_weight: float, *, once: bool
 ) -> tuple[list[list[frozenset[int]]], list[frozenset[int]]]:
     """Join boxes while that lowers the objective, then down to ``max_cells``.
 
@@ -436,6 +453,9 @@ def _merge(
         merged += merge(
             labels, unions, rate_weight, image_weight, settings, to_the_end=most is not None
         )
+        for label in labels if once else ():
+            label.pairs.clear()
+            label.known.clear()
     if shared is not None:
         alike = len(shared.labels)
         (levels,) = merge(

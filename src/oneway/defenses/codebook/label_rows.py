@@ -111,12 +111,14 @@ class LabelRows:
         """Return the ``(C)`` mean offsets and the ``(C, W)`` centers of cells; 0 without rows."""
         new = [cell for cell in cells if cell not in self.vectors]
         if new:
+            # Before anything large, so that what stays leaves no hole in memory behind it.
+            centers = torch.zeros(len(new), len(self.boxes[0][0]), dtype=torch.float64)
             scores = self.scores()
             rows, offsets = self.rows(scores.softmax(-1)), scores.logsumexp(-1)
-            for cell in new:
+            for cell, center in zip(new, centers, strict=True):
                 own = self.union(cell)
-                center = center_of(rows[own], self.center) if len(own) else rows.new_zeros(1)
-                center = center.expand(rows.shape[1])
+                if len(own):
+                    center.copy_(center_of(rows[own], self.center))
                 self.vectors[cell] = float(offsets[own].mean()) if len(own) else 0.0, center
         found = [self.vectors[cell] for cell in cells]
         offsets = torch.tensor([offset for offset, _ in found], dtype=torch.float64)

@@ -81,23 +81,24 @@ def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     """Return what a codebook does to ``(N, K)`` clean logits, finite and not checked."""
     cells = book(logits)
     l1, difference = distances_from_table(book, cells, logits)
-    parts = (_top_kept(book, *part) for part in in_cache(logits, cells))
-    kept = filled(book.values.new_empty(len(logits)), parts)
     return Measured(
         l1_mean=float(l1.mean()),
         l1_quantile=float(l1.quantile(L1_QUANTILE)),
         logits=float(difference.mean()),
-        top5_kept=float(kept.sum() / (len(kept) * min(TOP, logits.shape[-1]))),
+        top5_kept=top_kept(book, cells, logits),
         bits=bits_beyond_label(cells, book.labels[cells]),
     )
 
 
-def _top_kept(book: Codebook, logits: Tensor, cells: Tensor) -> Tensor:
-    """Return how many of each row's likeliest classes are among those of its vector."""
-    released, top = book.expand(book.values, cells), min(TOP, logits.shape[-1])
-    kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
-    likeliest = logits.double().softmax(-1).topk(top).indices
-    return kept.gather(-1, likeliest).sum(-1)
+def top_kept(book: Codebook, cells: Tensor, logits: Tensor) -> float:
+    """Return the share of the likeliest classes of ``(N, K)`` scores that ``(N)`` cells keep."""
+    top, found = min(TOP, logits.shape[-1]), 0.0
+    for rows, own in in_cache(logits.detach(), cells):
+        released = book.expand(book.values, own)
+        kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
+        likeliest = rows.double().softmax(-1).topk(top).indices
+        found += float(kept.gather(-1, likeliest).sum())
+    return found / (top * len(logits))
 
 
 def distances_from_table(book: Codebook, cells: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,6 @@ from oneway.defenses.codebook.crossings import check_variants
 from oneway.defenses.codebook.fit import choose_codebook, cut_calibration, merge_calibration
 from oneway.defenses.codebook.fitted import FittedQueries, HeldOut, refuse_training
 from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings
-from oneway.defenses.codebook.sample import sample_rows
 from oneway.defenses.codebook.table import Codebook, Sizes
 from oneway.defenses.codebook.traffic import (
     check_groups,
@@ -205,40 +204,31 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         groups = None if groups is None else groups.cpu()
         keys = torch.arange(len(logits)) if queries is None else query_keys(queries)
         certifying, fitting = _split(logits, queries, held_out, groups, generator, drop_copies)
-        apart = len(certifying) > 0
         # Copies of one query are no company.
         made_of = fitting[first_copies(keys[fitting])]
-        if apart:
+        if len(certifying):
             _check_enough(len(made_of), held_out, keys, settings)
-        made_of = sample_rows(logits, rows=made_of)
-        calibration = cut_calibration(
-            logits,
-            settings,
-            queries,
-            on_share,
-            groups=groups,
-            older=older,
-            variants=variants,
-            rows=made_of,
-        )
+        options: dict[str, Any] = {"groups": groups, "older": older, "variants": variants}
+        calibration = cut_calibration(logits, settings, queries, on_share, rows=made_of, **options)
         book = (
-            merge_calibration(calibration, settings.rate_weight, settings.image_weight)
+            merge_calibration(calibration, settings.rate_weight, settings.image_weight, once=True)
             if budget is None
             else choose_codebook(calibration, logits[fitting.to(logits.device)], budget)
         ).to(logits.device)
         if move is not None:
+            made_of = calibration.rows
             book = move(book, logits[made_of.to(logits.device)], select_rows(queries, made_of))
         fitted = cls(book)
         fitted.fitting_rows = fitting
         if drop_copies:
             fitted.fitting_rows = torch.isin(keys, keys[fitting]).nonzero()[:, 0]
-        chosen = certifying if apart else fitting
+        chosen, others = (certifying, fitting) if len(certifying) else (fitting, None)
         of_chosen = select_rows(groups, chosen)
-        certificate = certify(
+        fitted.certificate = certify(
             book,
             logits[chosen.to(logits.device)],
             select_rows(queries, chosen),
-            held_out=HeldOut("yes" if apart else "no"),
+            held_out=HeldOut("no" if others is None else "yes"),
             groups=of_chosen,
             drop_copies=drop_copies,
             sensitive=select_rows(sensitive, chosen),
@@ -246,9 +236,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             variants=select_rows(variants, chosen),
         )
         if complete is not None and queries is not None:
-            rows, others = Rows(logits, queries, variants), fitting if apart else None
-            certificate = complete(certificate, book, rows, chosen, others, of_chosen)
-        fitted.certificate = certificate
+            rows, certificate = Rows(logits, queries, variants), fitted.certificate
+            fitted.certificate = complete(certificate, book, rows, chosen, others, of_chosen)
         return fitted
 
     @classmethod

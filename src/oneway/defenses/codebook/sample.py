@@ -18,17 +18,24 @@ Source: sampling by the least hashes, Broder, "On the resemblance and containmen
 import torch
 from torch import Tensor
 
-from oneway.checks import filled, in_parts
+from oneway.checks import NUMBERS_AT_ONCE, filled, in_parts
 
 MOST_ROWS = 2**14
 """Rows of a label that boxes are cut from, at most."""
+
+ROWS_AT_ONCE = 2**17
+"""Rows whose keys are compared with those of the rows before them at once."""
 
 MULTIPLIERS = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 """Odd numbers of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), as signed 64 bits."""
 
 
-def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = None) -> Tensor:
-    """Return the ``(M)`` int64 numbers of the rows that a sample keeps, on the CPU.
+def sample_rows(
+    logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Return the ``(n)`` int64 numbers of the rows that a sample keeps of each label, on the CPU.
+
+    Beside what is returned, memory is a number per row, and ``most`` rows of each label.
 
     Args:
         logits: ``(N, K)`` floating scores, finite; may be mapped from a file.
@@ -36,22 +43,41 @@ def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = Non
         rows: ``(n)`` int64, the rows that there are, on the CPU; None: all. What a sample keeps
             stays in their order.
     """
-    rows = torch.arange(len(logits)) if rows is None else rows
-    labels = labels_of(logits)[rows]
-    counts = labels.bincount()
-    if not (counts > most).any():
-        return rows
-    keys = torch.empty(len(logits), dtype=torch.int64)
-    keys = filled(keys, (row_keys(part) for part in in_parts(logits)))[rows]
-    order = keys.argsort(stable=True)
-    order = order[labels[order].argsort(stable=True)]
-    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[order]]
-    return rows[order[rank < most].sort().values]
+    labels = labels_of(logits) if rows is None else labels_of(logits)[rows]
+    counts = labels.bincount(minlength=logits.shape[-1])
+    if (counts > most).any():
+        places = _least_keys(logits, labels, most, rows)
+        labels, counts = labels[places], counts.clamp_max(most)
+    else:
+        places = torch.arange(len(labels))
+    places = places[labels.argsort(stable=True)]
+    parts: tuple[Tensor, ...] = (places if rows is None else rows[places]).split(counts.tolist())
+    return parts
+
+
+def _least_keys(logits: Tensor, labels: Tensor, most: int, rows: Tensor | None) -> Tensor:
+    """Return the int64 places of the ``most`` rows of each label that have the least keys."""
+    places = keys = torch.empty(0, dtype=torch.int64)
+    at_once = max(1, NUMBERS_AT_ONCE // logits.shape[-1])
+    for start in range(0, len(labels), ROWS_AT_ONCE):
+        block = torch.arange(start, min(start + ROWS_AT_ONCE, len(labels)))
+        numbers = (block if rows is None else rows[block]).to(logits.device)
+        new = (row_keys(logits[part]) for part in numbers.split(at_once))
+        places = torch.cat([places, block])
+        keys = torch.cat([keys, filled(torch.empty_like(block), new)])
+        order = keys.argsort(stable=True)
+        order = order[labels[places[order]].argsort(stable=True)]
+        ordered = labels[places[order]]
+        counts = ordered.bincount()
+        rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[ordered]
+        order = order[rank < most].sort().values
+        places, keys = places[order], keys[order]
+    return places
 
 
 def labels_of(logits: Tensor) -> Tensor:
-    """Return the ``(N)`` int64 predicted labels of ``(N, K)`` scores, on the CPU."""
-    labels = torch.empty(len(logits), dtype=torch.int64)
+    """Return the ``(N)`` int32 predicted labels of ``(N, K)`` scores, on the CPU."""
+    labels = torch.empty(len(logits), dtype=torch.int32)
     return filled(labels, (part.argmax(-1) for part in in_parts(logits)))
 
 

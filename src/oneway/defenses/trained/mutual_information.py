@@ -158,7 +158,9 @@ class MutualInformation(LabelOnRequest, DefenseWithState, RandomDefense):
             private,
             labels,
             settings=TargetTrainingSettings(
-                settings.epochs, settings.learning_rate, settings.batch_size
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                batch_size=settings.batch_size,
             ),
             generator=generator,
             penalty=lambda _: settings.beta * network.divergence(),

@@ -21,12 +21,12 @@ from oneway.report.page.blocks import (
     Page,
     Prose,
     Section,
+    flag_texts,
 )
 from oneway.report.page.certificate import certificate_lines
 from oneway.report.page.charts import Chart, Legend, Place, Point, reliability_chart
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
 from oneway.report.page.filing import filing_section
-from oneway.report.page.flags import flag_texts
 from oneway.report.page.groups import group_sections
 from oneway.report.page.pictures import Gallery, Pictures, picture_row, shown_size
 from oneway.report.table import Column, Listing

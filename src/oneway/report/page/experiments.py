@@ -19,7 +19,7 @@ from oneway.report.experiments import (
     todays,
 )
 from oneway.report.frontier import AXES, GAPS, frontier, frontier_lines, gap_label
-from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Page, Prose, Section
+from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Page, Prose, Section, flag_texts
 from oneway.report.page.charts import (
     WIDTH,
     Chart,
@@ -31,9 +31,8 @@ from oneway.report.page.charts import (
     share_axis,
 )
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
-from oneway.report.page.flags import flag_texts
-from oneway.report.page.markdown import render_markdown
 from oneway.report.page.pictures import Gallery, PictureRow, Pictures, picture_row, shown_size
+from oneway.report.page.render import render_markdown
 from oneway.report.table import Column, Listing
 
 FindGallery = Callable[[ReleaseRecord], Gallery | None]

@@ -1,7 +1,7 @@
-"""A page as one file of HTML, and charts as one file of SVG: neither needs any other file."""
+"""A page as one file of HTML or as Markdown, and charts as one file of SVG that loads nothing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from oneway.files import atomic_file
-from oneway.report.page.blocks import Page
+from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Page, Prose, Section
 from oneway.report.page.charts import WIDTH, Chart, element
 from oneway.report.table import Listing
 
@@ -118,3 +118,45 @@ def _texts(listing: Listing) -> set[int]:
     """Return which columns hold texts rather than numbers."""
     columns = enumerate(zip(*listing.cells(), strict=True))
     return {place for place, cells in columns if not all(map(NUMBER.match, cells))}
+
+
+def render_markdown(
+    sections: Sequence[Section], *, level: int = 2, images: Mapping[str, str] | None = None
+) -> str:
+    """Return sections as Markdown.
+
+    Charts, pictures and empty sections are left out.
+
+    Args:
+        sections: Sections of a page.
+        level: Level of the headings.
+        images: Images in Markdown, by anchor of the section that each begins.
+    """
+    parts = []
+    for section in sections:
+        blocks = [text for block in section.blocks if (text := _block(block))]
+        if section.anchor in (images or {}):
+            blocks.insert(0, f"{(images or {})[section.anchor]}\n")
+        if blocks:
+            parts += [f"{'#' * level} {section.title}\n", *blocks]
+    return "\n".join(parts)
+
+
+def _block(block: Block) -> str:
+    """Return a block as Markdown; empty for a block that only a page can show."""
+    match block:
+        case Prose(lines):
+            return "\n".join(f"{line}\n" for line in lines)
+        case Bullets(lines):
+            return _bullets(lines)
+        case Facts(pairs):
+            return _bullets([f"{name}: {text}" for name, text in pairs])
+        case Grid(listing):
+            notes = block.notes()
+            return listing.markdown() + (f"\n{_bullets(notes)}" if notes else "")
+        case _:
+            return ""
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)

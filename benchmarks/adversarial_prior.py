@@ -1,18 +1,24 @@
 """The prior of GMI: a Wasserstein GAN with gradient penalty, as published."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Generator, Tensor, nn
 
 from oneway.checks import check_count, check_images
 from oneway.errors import InvalidOptionError
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.store import Store, fingerprint
 from oneway.options import Options, option
 
 SIDES = {32: 3, 64: 4}
 """Sides of images, in pixels, and how often each is halved to a map of 4x4."""
 
 BETAS = (0.5, 0.999)
+
+STAGE = 100
+"""Steps after which the state of a training is stored."""
 
 
 class AdversarialPrior(nn.Module):
@@ -189,3 +195,53 @@ class AdversarialPriorTraining:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizers[part].step()
+
+
+def train_adversarial_prior(
+    images: Tensor,
+    settings: AdversarialPriorSettings,
+    steps: int,
+    store: Store,
+    seed: int,
+    report: Callable[[float], None] = lambda _: None,
+) -> AdversarialPrior:
+    """Return a trained adversarial prior; an interrupted training goes on where it was.
+
+    Args:
+        images: ``(N, C, H, W)`` auxiliary images of 32x32 or 64x64.
+        settings: Size and speed.
+        steps: Steps of the generator, a multiple of 100.
+        store: Store of trained networks.
+        seed: Seed of the experiment.
+        report: Called with the share of the training that is done.
+
+    Raises:
+        InvalidOptionError: ``steps`` is no such multiple, or the images are no such squares.
+    """
+    if steps % STAGE:
+        raise InvalidOptionError(
+            f"steps must be a multiple of {STAGE}, after which a state is stored, but got {steps}."
+        )
+    spec = {"seed": seed, "training": asdict(settings)}
+    spec["data"] = fingerprint(images)
+    device = images.device
+
+    def begin() -> AdversarialPriorTraining:
+        network = AdversarialPrior(images.shape[1:], width=settings.width).to(device)
+        return AdversarialPriorTraining(network, settings)
+
+    training = Stream(seed, "adversarial prior").call(begin, device)
+    for done in range(0, steps, STAGE):
+
+        def go_on(done: int = done) -> Mapping[str, Tensor]:
+            training.advance(
+                images,
+                STAGE,
+                Stream(seed, f"adversarial prior, step {done}").generator(),
+                lambda share: report((done + share * STAGE) / steps),
+            )
+            return training.state()
+
+        training.load(store.tensors("adversarial-prior", {**spec, "from": done}, go_on))
+    report(1.0)
+    return training.network.eval()
