@@ -359,7 +359,7 @@ def test_what_was_left_out_for_lack_of_time_is_said_only_if_something_was():
     # Beside G, before anything is said about what it means.
     facts, meaning = verdict(record_of(plan=plan))[0].split(missing)
     assert "closes G = 0.30 of the gap" in facts
-    assert meaning.startswith("): ")
+    assert meaning.startswith(". With the attackers that ran, ")
     for options in ({"defense": "none"}, {"closed_gap": None}):
         assert verdict(record_of(plan=plan, **options))[0].endswith(f"L{missing}.")
 

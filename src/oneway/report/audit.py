@@ -174,20 +174,22 @@ def headline(record: InversionRecord) -> Headline:
         return dataclasses.replace(verdict_of_failure, sentence=sentence)
     sure = f" (95 % interval: {gap.interval()})" if gap.bounded else ""
     facts = f"The release closes G = {gap.text()} of the gap{sure}{_tail(record)}"
+    # Before anything is said about what it means.
+    facts += f".{left_out} With the attackers that ran, " if left_out else ": "
     for below, tone, stamp, meaning in LEVELS:
         if gap.value < below:
-            return Headline(tone, stamp, f"{facts}: {meaning}{left_out}")
+            return Headline(tone, stamp, f"{facts}{meaning}")
     if tail.claimed is not None and tail.claimed < HIDDEN:
         certain = tail.bounded and tail.high is not None and tail.high < HIDDEN
         return Headline(
             "mixed",
             "Little leaks, but not of every query",
-            f"{facts}: little leaks on average, but the least confident queries "
-            f"{'leak' if certain else 'may leak'} more.{left_out}",
+            f"{facts}little leaks on average, but the least confident queries "
+            f"{'leak' if certain else 'may leak'} more.",
         )
     return Headline(
         *BEST,
-        f"{facts}: next to nothing leaks beyond the label, to these attackers.{left_out}",
+        f"{facts}next to nothing leaks beyond the label, to these attackers.",
     )
 
 

@@ -86,7 +86,7 @@ def test_a_page_is_accessible_in_both_colors_and_fits_every_window_and_paper(ope
             "all => all.map(one => one.getClientRects().length)"
         )
         assert set(lines) <= {1}, f"an option is broken at {width}"
-        assert len(lines) == 10 * (kind == "audit")
+        assert lines or kind != "audit"
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = false)")
     page.set_viewport_size({"width": 688, "height": 900})  # A4 without its margins, in CSS pixels
     page.emulate_media(media="print", color_scheme="light")
