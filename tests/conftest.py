@@ -67,7 +67,6 @@ def pytest_collection():
     finally:
         gc.collect()
         gc.freeze()
-        gc.set_threshold(20_000, 20, 20)  # what tests leave in cycles is little and short-lived
         gc.enable()
 
 

@@ -1,7 +1,7 @@
 """Real models of other people's libraries, from what is understood to what is released.
 
-Each is opened as a target, understood, audited for a moment, guarded, and asked: its labels must be
-those that the bare model gives, everywhere.
+Each is opened as a target, understood, asked, guarded, and asked again: its labels must be those
+that the bare model gives, everywhere. One of each kind of answer is audited for a moment, too.
 """
 
 import functools
@@ -79,10 +79,18 @@ def _short_audits():
     ATTACKS.update(whole)
 
 
-def walk(target, labels, folder, guarded, images=True):
+AUDITED = (
+    *("linear", "fixed threshold", "tuned threshold", "XGBoost", "export of linear"),
+    *(".pt2", "tensor", "output object"),
+)
+"""Models that are audited: others answer with the same kinds of scores and labels."""
+
+
+def walk(name, target, labels, folder, guarded, images=True):
     """Understand, audit and guard a model; its labels must be the bare model's.
 
     Args:
+        name: The model's, as in ``AUDITED``.
         target: The model, opened.
         labels: Class positions that the bare model gives to the test queries.
         folder: For the audit's networks.
@@ -97,10 +105,13 @@ def walk(target, labels, folder, guarded, images=True):
     audited = AuditTarget(target, auxiliary, test, labels)
     understood = understand(audited)
     assert len(understood.classes) == int(labels.max()) + 1
-    record = audit(audited, folder).record
-    assert record.label_changes == 0
-    assert record.utility["clean"]["top_1"] > 0.99
-    assert "accuracy-below-majority" not in {flag.name for flag in record.flags}
+    if name not in AUDITED:
+        assert (target(test).argmax(-1) == labels).double().mean() > 0.99
+    else:
+        record = audit(audited, folder).record
+        assert record.label_changes == 0
+        assert record.utility["clean"]["top_1"] > 0.99
+        assert "accuracy-below-majority" not in {flag.name for flag in record.flags}
     assert (guarded() == labels.numpy()).all()
 
 
@@ -166,7 +177,7 @@ def test_an_estimator_keeps_its_own_labels(name, tmp_path):
         answers = GuardedClassifier.of_fitted(model, ROUNDING).predict(digits().test[0])
         return np.array([places[label] for label in answers])
 
-    walk(target, bare, tmp_path, guarded)
+    walk(name, target, bare, tmp_path, guarded)
 
 
 @pytest.mark.parametrize("name", ["linear", "forest", "MLP"])
@@ -200,7 +211,7 @@ def test_an_onnx_export_of_an_estimator_keeps_its_labels(name, tmp_path):
     # A forest in float32 is another model where a pixel lies on a threshold: its file decides.
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     [bare] = session.run(["label"], {session.get_inputs()[0].name: digits().test[0]})
-    walk(target, bare, tmp_path, guarded, images=False)
+    walk(f"export of {name}", target, bare, tmp_path, guarded, images=False)
 
 
 class Network(nn.Module):
@@ -288,7 +299,7 @@ def test_a_network_file_with_steps_in_place_keeps_its_labels(suffix, trained, tm
         answer = GuardedFunction(target.logits, Guard(ROUNDING, "logits"))
         return answer(torch.from_numpy(digits().test[0]).reshape(-1, 1, 8, 8)).argmax(-1).numpy()
 
-    walk(target, bare_labels(network), tmp_path, guarded)
+    walk(suffix, target, bare_labels(network), tmp_path, guarded)
 
 
 @pytest.mark.parametrize("kind", ["tensor", "tuple", "dict", "object", "output object"])
@@ -309,4 +320,4 @@ def test_a_network_from_a_factory_keeps_its_labels_whatever_it_answers_with(
         released = answer.logits if kind == "output object" else answer
         return released.argmax(-1).numpy()
 
-    walk(target, bare_labels(network), tmp_path, guarded)
+    walk(kind, target, bare_labels(network), tmp_path, guarded)

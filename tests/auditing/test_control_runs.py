@@ -52,7 +52,7 @@ def digits():
     return AuditTarget(linear_model(auxiliary), auxiliary, test)
 
 
-def judged(audited, folder, names=tuple(CONTROLS), repeats=(10,)):
+def judged(audited, folder, names, repeats=(10,)):
     plan = AuditPlan(
         attacks=("label-only", "static", "retrained"),
         input_transforms=("standardized",),
@@ -133,9 +133,10 @@ def test_who_simulates_a_release_sees_its_copies_alone(few, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkeypatch):
-    found = judged(digits, tmp_path)
-    assert list(found) == list(CONTROLS)
+def test_real_decoders_judge_every_other_control_as_they_must(digits, tmp_path, monkeypatch):
+    names = tuple(name for name in CONTROLS if name not in QUICK)
+    found = judged(digits, tmp_path, names)
+    assert tuple(found) == names
     broken = ("identity", "permutation", "temperature", "class-offsets", "averaged-noise")
     for name in (*broken, "copied-permutation"):
         assert found[name].measured < 0.2, found

@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import re
-import sys
 import types
 
 import numpy as np
@@ -639,7 +638,7 @@ def test_a_model_that_fails_in_the_second_seed_keeps_the_first(folder):
 
 
 def test_controls_of_a_random_release_vouch_for_averaging(folder, monkeypatch):
-    """And one whose averaging is broken is void: here it keeps the first answer only."""
+    """``test_control_runs.py`` breaks it."""
     noise = ReleaseSpec("noise", "gaussian-noise", {"standard_deviation": 0.5})
     settings = {"controls": True, "repeats": (300,), "first_epochs": 8, "most_epochs": 8}
     only_control(monkeypatch, "averaged-noise", CONTROLS["averaged-noise"])
@@ -647,13 +646,6 @@ def test_controls_of_a_random_release_vouch_for_averaging(folder, monkeypatch):
     assert list(controls) == ["averaged-noise"]
     assert controls["averaged-noise"].passed is True, controls["averaged-noise"]
     assert controls["averaged-noise"].attack == "averaging"
-    # The package has a function of its module's name.
-    module = sys.modules["oneway.attacks.averaging"]
-    monkeypatch.setattr(module, "mean_answer", lambda answered: answered[0])
-    broken = audit(subject_of(black_box(), release=noise), folder, **settings)
-    assert broken.record.controls["averaged-noise"].passed is False
-    assert broken.record.void is True
-    assert verdict(broken.record)[0].startswith("VOID: these attackers misjudged averaged-noise")
 
 
 class Backwards(ScoreDefense):

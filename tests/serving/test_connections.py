@@ -1,8 +1,10 @@
 """Connections held for nothing, or in numbers: they keep nobody else out, nor take what is left."""
 
 import functools
+import gc
 import json
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from guarded_servers import (
     PATH,
@@ -21,10 +24,13 @@ from guarded_servers import (
     request_of,
     served_model,
     serving,
+    settings,
 )
 from oneway.defenses import ServableDefense
 from oneway.defenses.identity import Identity
+from oneway.errors import InvalidOptionError
 from oneway.serving.connections import MOST_PIPELINED
+from oneway.serving.running import make_room
 from oneway.targets import TorchTarget
 
 QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
@@ -248,6 +254,82 @@ def test_an_answer_that_is_not_taken_is_given_up():
     assert 0 < len(begun) < int(re.search(rb"\ncontent-length: (\d+)", whole)[1])
 
 
+def deaf_client(server: Running, stack: ExitStack) -> socket.socket:
+    connection = stack.enter_context(socket.socket())
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(server.address())
+    connection.settimeout(0.05)
+    return connection
+
+
+def asks_on(connection: socket.socket) -> bool:
+    """Ask until nothing more fits into what nobody reads; say whether the connection is open."""
+    try:
+        connection.sendall(20 * head(method="GET", path="/openapi.json"))
+    except TimeoutError:
+        return True
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.hostile(
+    "clients that never read, as many as there may be requests",
+    6,
+    "they give way to new connections at once",
+)
+def test_clients_that_never_read_give_way():
+    limits = {"max_connections": 4, "timeout_seconds": 10 * PATIENCE}
+    with serving(**limits) as server, ExitStack() as stack:
+        deaf = [deaf_client(server, stack) for _ in range(6)]
+        soon(lambda: sum(map(asks_on, deaf)) <= 4)
+        assert server.client.get("/v2/health/ready").status_code == 200
+        soon(lambda: server.infer(QUERIES).status_code == 200)
+
+
+def test_connections_that_ended_take_no_memory():
+    """Else each waits, with its buffers, until the collector looks at all objects that are old."""
+    asked = {
+        "nothing": b"",
+        "half a request": head("Content-Length: 10") + b"[",
+        "many requests at once": 20 * GET,
+        "no HTTP": b"\x16\x03\x01\r\n\r\n",
+        "a query": head(f"Content-Length: {len(BODY)}") + BODY,
+    }
+    with serving() as server:
+        gc.collect()
+        gc.disable()
+        try:
+            for name, sent in asked.items():
+                with connected(server) as connection:
+                    connection.sendall(sent)
+                    if name == "a query":
+                        assert connection.recv(65536)[:12] == b"HTTP/1.1 200"
+            soon(lambda: not any(isinstance(each, HttpToolsProtocol) for each in gc.get_objects()))
+        finally:
+            gc.enable()
+
+
+def test_a_server_makes_room_for_all_connections_or_does_not_start(monkeypatch):
+    """Without a file for a connection nobody is answered, and a keeper ends the server."""
+    for limits, ports, expected in (
+        ((256, resource.RLIM_INFINITY), {}, 640),
+        ((256, 4096), {"admin_port": 0, "grpc_port": 0}, 1664),
+        ((4096, 4096), {}, None),
+        ((640, 640), {}, None),
+        ((256, 639), {}, "needs 640 open files.*may open 639.*max_connections"),
+    ):
+        made: list[tuple[int, int]] = []
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
+        monkeypatch.setattr(resource, "setrlimit", lambda _, pair, made=made: made.append(pair))
+        if isinstance(expected, str):
+            with pytest.raises(InvalidOptionError, match=expected):
+                make_room(settings(**ports))
+        else:
+            make_room(settings(**ports))
+        assert made == ([(expected, limits[1])] if isinstance(expected, int) else []), limits
+
+
 @pytest.mark.hostile(
     "clients that keep asking and never read",
     6,
@@ -256,27 +338,9 @@ def test_an_answer_that_is_not_taken_is_given_up():
 def test_clients_that_ask_on_and_never_read_keep_nobody_out():
     """Each may have one answer on its way; while that is not taken, nothing it sends helps it."""
     limits = {"max_connections": 4, "timeout_seconds": 0.5}
-    ask = head(method="GET", path="/openapi.json")
     with serving(**limits) as server, ExitStack() as stack:
-        deaf = []
-        for _ in range(6):
-            connection = stack.enter_context(socket.socket())
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect(server.address())
-            connection.settimeout(0.05)
-            deaf.append(connection)
-
-        def each_asks_until_it_is_cut():
-            for connection in deaf[:]:
-                try:
-                    connection.sendall(20 * ask)
-                except TimeoutError:  # nothing more fits into what nobody reads
-                    pass
-                except ConnectionError:
-                    deaf.remove(connection)
-            return not deaf
-
-        soon(each_asks_until_it_is_cut)
+        deaf = [deaf_client(server, stack) for _ in range(6)]
+        soon(lambda: sum(map(asks_on, deaf)) == 0)
         assert server.log.getvalue().count("connection_cut") >= 1
         soon(lambda: server.infer(QUERIES).status_code == 200)
 

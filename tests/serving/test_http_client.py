@@ -1,11 +1,12 @@
 """The client for guarded servers, before a server whose every byte is scripted."""
 
 import asyncio
+import gc
 import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -104,6 +105,27 @@ def test_a_body_has_the_most_bytes_and_no_more_however_it_is_framed():
             assert scene.heads[0].startswith(b"POST /a?b=1 HTTP/1.1\r\nHost: 127.0.0.1:")
 
     asyncio.run(ask())
+
+
+def test_connections_that_ended_take_no_memory():
+    """Each client that leaves ends one: nothing may wait for the garbage collector."""
+
+    async def ask():
+        async with scripted([GOOD, b"SSH-2.0", answer(b"{}", b"Connection: close")]) as (
+            client,
+            at,
+        ):
+            for _ in range(3):
+                with suppress(RefusedError):
+                    await client.ask("GET", at.url)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(ask())
+        assert not any(isinstance(each, http_client._Connection) for each in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 def test_a_request_is_sent_once_more_if_a_kept_connection_ends_without_an_answer():

@@ -257,8 +257,8 @@ def test_an_answer_to_another_request_is_released_to_nobody():
         return answer | {"id": asked[-1]}
 
     with proxied(upstream) as (server, endpoint):
-        upstream.change = lambda answer: echo(answer) if asked else answer
-        assert server.infer(QUERIES).status_code == 200
+        upstream.change = lambda answer: echo(answer) if asked else answer | {"id": None}
+        assert server.infer(QUERIES).status_code == 200  # null, as some servers write no id
         asked.append(endpoint.posts[-1].json["id"])
         answer = server.infer(QUERIES)  # bears the id of the request before
         assert answer.status_code == 502

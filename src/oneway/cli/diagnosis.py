@@ -11,6 +11,9 @@ import webbrowser
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from email.message import Message
+from email.parser import HeaderParser
+from functools import lru_cache
 from importlib.metadata import Distribution, DistributionFinder, MetadataPathFinder
 from itertools import chain
 from pathlib import Path
@@ -48,6 +51,9 @@ COMPANIONS = ("torchvision", "torchaudio")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "microsoft-edge", "firefox")
 
+NAME = re.compile(r"[\w.-]*")
+"""The name with which a requirement begins."""
+
 Installed = Mapping[str, Distribution]  # by canonical name
 Wanted = tuple[Requirement, str | None]  # and the package that requires it; None: oneway
 Import = tuple[str | None, dict[str, Any]]  # error as a line, None without; facts about torch
@@ -72,7 +78,7 @@ def diagnose(version: str, cache: Path, *, every: bool = False) -> Json:
             "oneway is imported from a folder, but is not installed, so that nothing says what it "
             "needs. Run `pip install -e .` where its pyproject.toml is."
         )
-    extras = installed["oneway"].metadata.get_all("Provides-Extra") or []
+    extras = _headers(installed["oneway"]).get_all("Provides-Extra") or []
     wanted = {extra: find_wanted(extra, installed) for extra in ("", *extras)}
     conflicts = find_conflicts({canonicalize_name(each.name) for each, _ in wanted[""]}, installed)
     wanted["companions"] = [(Requirement(each), None) for each in COMPANIONS if each in installed]
@@ -120,8 +126,15 @@ def find_installed(path: Sequence[str] | None = None) -> Installed:
     distributions = [*MetadataPathFinder.find_distributions(context)][::-1]
     # The folder of an interrupted installation has no name.
     return {
-        canonicalize_name(name): each for each in distributions if (name := each.metadata["Name"])
+        canonicalize_name(name): each for each in distributions if (name := _headers(each)["Name"])
     }
+
+
+@lru_cache(maxsize=4096)
+def _headers(distribution: Distribution) -> Message:
+    """Return what a distribution says of itself, without its description, which may be long."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    return HeaderParser().parsestr(text.partition("\n\n")[0])
 
 
 def find_wanted(extra: str, installed: Installed) -> list[Wanted]:
@@ -142,9 +155,21 @@ def _wanted(
                 yield from _wanted(name, inner, installed, within | {(owner, extra), (name, inner)})
 
 
-def _requirements(distribution: Distribution, extra: str = "") -> Iterator[Requirement]:
-    """Yield what a distribution requires on this machine: for an extra alone, or always ("")."""
-    for each in map(Requirement, distribution.requires or ()):
+def _requirements(
+    distribution: Distribution, extra: str = "", names: Set[str] | None = None
+) -> Iterator[Requirement]:
+    """Yield what a distribution requires on this machine: for an extra alone, or always ("").
+
+    Args:
+        distribution: The distribution.
+        extra: The extra.
+        names: Canonical names of packages that count; None: all.
+    """
+    for text in _headers(distribution).get_all("Requires-Dist") or ():
+        # Thousands of requirements are read faster than they are parsed.
+        if names is not None and canonicalize_name(NAME.findall(text)[0]) not in names:
+            continue
+        each = Requirement(text)
         always, with_extra = (
             each.marker is None or each.marker.evaluate({"extra": name}) for name in ("", extra)
         )
@@ -157,9 +182,11 @@ def find_conflicts(names: Set[str], installed: Installed) -> list[tuple[str, str
     return [
         (owner, f"{name}{each.specifier}, but {version}")
         for owner in sorted(installed.keys() - {"oneway"})
-        for each in _requirements(installed[owner])
-        if (name := canonicalize_name(each.name)) in names & installed.keys()
-        and not each.specifier.contains(version := installed[name].version, prereleases=True)
+        for each in _requirements(installed[owner], names=names & installed.keys())
+        if not each.specifier.contains(
+            version := _headers(installed[name := canonicalize_name(each.name)])["Version"],
+            prereleases=True,
+        )
     ]
 
 
@@ -176,7 +203,8 @@ def check_package(wanted: Wanted, installed: Installed, imports: Mapping[str, Im
     """Describe a package: its version, the required range, and why it does not work."""
     requirement, through = wanted
     package = installed.get(canonicalize_name(requirement.name))
-    specifier, version = requirement.specifier, None if package is None else package.version
+    specifier = requirement.specifier
+    version = None if package is None else _headers(package)["Version"]
     modules = [each for each in find_modules(wanted, installed) if each in imports]
     errors = [imports[module][0] for module in modules]
     # An installed pre-release counts as wanted.

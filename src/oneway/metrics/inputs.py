@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from oneway.checks import FLOATING, check_images, check_logits, name_of
+from oneway.checks import FLOATING, check_images, check_logits, in_parts, name_of
 from oneway.errors import InvalidTensorError
 
 
@@ -32,7 +32,8 @@ def check_pairs(images: Tensor, reconstructions: Tensor) -> None:
             f"reconstructions must be floating, but got {name_of(reconstructions.dtype)}. "
             "Pass `reconstructions / 255` if they hold bytes."
         )
-    finite = reconstructions.flatten(1).isfinite().all(-1)
+    parts = in_parts(reconstructions.flatten(1))
+    finite = torch.cat([rows.isfinite().all(-1) for rows in parts])
     if not finite.all():
         bad = (~finite).nonzero().flatten()
         raise InvalidTensorError(

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from oneway.checks import name_of
+from oneway.checks import in_parts, name_of
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics.inputs import check_pairs, check_unit_range
 
@@ -31,7 +31,9 @@ def inversion_errors(images: Tensor, reconstructions: Tensor) -> Tensor:
             f"reconstructions must have the images' shape {tuple(images.shape)}, "
             f"but got {tuple(reconstructions.shape)}."
         )
-    return (images.double() - reconstructions.double()).square().flatten(1).mean(-1)
+    # In parts, since whole sets of images in float64 cost more to allocate than to compare.
+    pairs = zip(*(in_parts(each.flatten(1)) for each in (images, reconstructions)), strict=True)
+    return torch.cat([(one.double() - two.double()).square().mean(-1) for one, two in pairs])
 
 
 def lowest_share(errors: Tensor, share: float) -> float:

@@ -31,7 +31,7 @@ LEAST_SHARE = 1e-10
 LEAST_RESIDUAL = 0.01
 """Least share of a feature's variance that a regression leaves unexplained."""
 
-ROWS_AT_ONCE = 512
+ROWS_AT_ONCE = 128
 
 GALLERY = 1000
 """Most true inputs of a gallery."""

@@ -130,20 +130,29 @@ class _Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         # Apart from the other deadline: what a client sends meanwhile is no sign that it reads.
         super().pause_writing()
+        self.idle[self] = None  # a client that does not read gives way to others
         if self.taking is None:
             self.taking = self.loop.call_later(self.settings.timeout_seconds, self.cut)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self.taken()
+        if self.is_answering:
+            self.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
-        self.go_on()
         self.taken()
+        self.go_on()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if self.asking is not None:
             self.asking.cancel()
+        # Circles, which would stay until the garbage collector looks at all that is old.
+        self.pipeline.clear()
+        self.cycle = None  # type: ignore[assignment]
+        if self.scope is not None:
+            del self.scope["state"][CONNECTION]
 
     @property
     def is_answering(self) -> bool:
@@ -168,7 +177,8 @@ class _Connection(HttpToolsProtocol):
             self.taking = None
 
     def go_on(self) -> None:
-        self.idle.pop(self, None)
+        if self.taking is None:
+            self.idle.pop(self, None)
         if self.deadline is not None:
             self.deadline.cancel()
             self.deadline = None
@@ -179,6 +189,7 @@ def protocol_of(settings: ServingSettings) -> type[_Connection]:
 
     A connection is cut if a request's headers are more than 64 KiB, or are not there after
     ``timeout_seconds``; or if its client reads nothing of an answer for as long, even if it sends.
-    Beyond ``max_connections``, a new connection replaces the one that is idle longest.
+    Beyond ``max_connections``, a new connection replaces the one that is idle longest, or whose
+    client reads nothing.
     """
     return type("Connection", (_Connection,), {"settings": settings, "idle": {}})

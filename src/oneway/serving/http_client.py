@@ -117,6 +117,9 @@ class _Connection(asyncio.Protocol):
         if exc is None and self.got.status >= 200 and not self.has_end:  # that ends the body
             self._finish()
         self._fail(upstream_failed("upstream_connection"))
+        # Circles, which would stay until the garbage collector looks at all that is old.
+        self.answer = None
+        del self.parser
 
     def data_received(self, data: bytes) -> None:
         if self.answer is None or self.answer.done():  # nobody asked

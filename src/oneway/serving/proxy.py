@@ -133,7 +133,7 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
         with span("upstream"):
             answer = await self.upstream.post_json(self.model.infer_url, sent)
         scored = Scored(self.model.adapter.read_scores(answer), request.queries)
-        if self.metadata is not None and answer.get("id", sent["id"]) != sent["id"]:
+        if self.metadata is not None and answer.get("id") not in (None, sent["id"]):
             raise upstream_failed("upstream_id")  # it answers another request
         if request.rows not in (None, len(scored)):
             raise upstream_failed("upstream_rows")  # no row would belong to its query for sure

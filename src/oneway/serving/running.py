@@ -1,6 +1,8 @@
 """Listen, serve until a signal to stop, and let requests end."""
 
 import asyncio
+import gc
+import resource
 import signal
 import socket
 import threading
@@ -16,6 +18,9 @@ from oneway.serving.routing import Application
 from oneway.serving.settings import ServingSettings
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
+
+OTHER_FILES = 64
+"""Most open files beside connections: listeners, models, logs."""
 
 
 def listen(settings: ServingSettings, *, admin: bool = False) -> socket.socket:
@@ -58,13 +63,37 @@ def run(
         started: Called once requests are taken.
 
     Raises:
-        InvalidOptionError: The certificate or its key cannot be used.
+        InvalidOptionError: The certificate or its key cannot be used, or the process may not open
+            as many files as all connections need.
     """
+    make_room(settings)
+    # What has been loaded stays: the garbage collector need not look at it again, for .1 s or so.
+    gc.collect()
+    gc.freeze()
     server = server_of(app, settings, started)
     with (
         nullcontext() if admin is None or app.admin is None else beside(app.admin, settings, admin)
     ):
         server.run(sockets=[listener])
+
+
+def make_room(settings: ServingSettings) -> None:
+    """Let the process open a file for each connection: without, nobody is answered, health neither.
+
+    Raises:
+        InvalidOptionError: The operating system's limit is lower.
+    """
+    ports = 1 + (settings.admin_port is not None) + (settings.grpc_port is not None)
+    needed = ports * settings.max_connections + settings.max_upstream_requests + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != hard < needed:
+        raise InvalidOptionError(
+            f"the server needs {needed} open files, {settings.max_connections} for each of {ports} "
+            f"ports and {needed - ports * settings.max_connections} more, but may open {hard}. "
+            "Raise the limit (ulimit -Hn), or lower the setting max_connections."
+        )
+    if resource.RLIM_INFINITY != soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class ServingSettings(BaseSettings):
     max_connections: Count = _setting(
         512,
         "Most requests under way; beyond, 503. Of more connections than that, those that are idle "
-        "longest are closed.",
+        "or unread for longest are closed.",
     )
     timeout_seconds: Seconds = _setting(30.0, "Time to read a request, and to answer it.")
     keep_alive_seconds: WholeSeconds = _setting(

@@ -18,6 +18,7 @@ from oneway.defenses.codebook.betting import (
     MOST,
     ORDERS,
     bound_error,
+    bound_errors,
     canonical_order,
     least_means,
     one_of_each,
@@ -122,8 +123,8 @@ def test_the_bounds_are_tight_once_there_are_pairs():
     assert levels[0].lower > levels[1].lower > levels[2].lower > 0
     assert levels[0].high < levels[1].high < levels[2].high
     # Bounds of many parts share the risk.
-    shared = bound_error(cells[rows], queries[rows], 0.9, together=100)
-    assert shared == bound_error(cells[rows], queries[rows], 1 - 0.1 / 100)
+    shared = bound_errors([torch.arange(1500)], cells[rows], queries[rows], 0.9, together=100)
+    assert shared[0] == bound_error(cells[rows], queries[rows], 1 - 0.1 / 100)
 
 
 def test_no_attacker_errs_on_one_constant_query_and_nothing_is_certified_of_it():

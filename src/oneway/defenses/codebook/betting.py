@@ -98,7 +98,6 @@ def bound_error(
     queries: Tensor,
     level: float,
     groups: Tensor | None = None,
-    together: int = 1,
     keys: Tensor | None = None,
 ) -> Bounds:
     """Return bounds on E Var(query | cell) that hold for any distribution in [0, 1].
@@ -109,11 +108,10 @@ def bound_error(
         level: Probability with which interval and bound hold, each by itself, in (0, 1).
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent. See the module for what is bounded then.
-        together: Number of parts of the traffic whose bounds hold at once with this level.
         keys: ``(N)`` int64 from :func:`query_keys`, where they are at hand; None: they are made.
     """
     everything = torch.arange(len(cells))
-    return bound_errors([everything], cells, queries, level, groups, together, keys)[0]
+    return bound_errors([everything], cells, queries, level, groups, keys=keys)[0]
 
 
 def bound_errors(
@@ -136,8 +134,8 @@ def bound_errors(
         queries: See there.
         level: See there.
         groups: See there.
-        together: See there.
-        keys: See there.
+        together: Number of parts of the traffic whose bounds hold at once with this level.
+        keys: See :func:`bound_error`.
     """
     cells, keys = cells.cpu(), query_keys(queries) if keys is None else keys
     groups = None if groups is None else groups.cpu()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from oneway.defenses.codebook.certificate import Certificate, certify
 from oneway.defenses.codebook.identification import chance_named
-from oneway.defenses.codebook.measures import bits_beyond_label, certified_error
+from oneway.defenses.codebook.measures import bits_beyond_label, estimated_error
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.together import Alone, Together
 from oneway.defenses.codebook.traffic import first_copies, query_keys
@@ -175,7 +175,7 @@ def certify_together(
         cells, error = book(logits), None
         if queries is not None:
             flat = queries.flatten(1)
-            error = certified_error(cells, flat, certificate.level, groups).estimate
+            error = estimated_error(cells, flat, groups)[0]
         return Alone(
             version=book.version,
             cells=book.sizes.cells,

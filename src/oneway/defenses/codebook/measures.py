@@ -155,7 +155,6 @@ def certified_error(
     queries: Tensor,
     level: float = LEVEL,
     groups: Tensor | None = None,
-    together: int = 1,
     keys: Tensor | None = None,
     shares: tuple[Tensor, Tensor] | None = None,
     bounds: Bounds | None = None,
@@ -168,18 +167,13 @@ def certified_error(
         level: Level of interval and lower bound, in (0, 1).
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
-        together: Number of parts of the traffic whose bounds hold at once with this level.
         keys: ``(N)`` int64, equal for equal queries; None: they are computed.
         shares: From ``error_shares``, of these queries; None: they are computed.
         bounds: From ``bound_error``, of these queries; None: they are computed.
     """
-    if groups is None:
-        values, lone = error_shares(cells, queries) if shares is None else shares
-        estimate, alone = float(values.mean()), float(lone.double().mean())
-    else:
-        estimate, alone = estimate_over_groups(cells, queries, groups)
+    estimate, alone = estimated_error(cells, queries, groups, shares)
     if bounds is None:
-        bounds = bound_error(cells, queries, level, groups, together, keys)
+        bounds = bound_error(cells, queries, level, groups, keys)
     return CertifiedError(
         estimate=estimate,
         # An end that is moved outwards still holds.
@@ -189,6 +183,19 @@ def certified_error(
         queries=len(cells),
         alone=alone,
     )
+
+
+def estimated_error(
+    cells: Tensor,
+    queries: Tensor,
+    groups: Tensor | None = None,
+    shares: tuple[Tensor, Tensor] | None = None,
+) -> tuple[float, float]:
+    """Return the estimate of :func:`certified_error`, and the share of queries that are alone."""
+    if groups is not None:
+        return estimate_over_groups(cells, queries, groups)
+    values, lone = error_shares(cells, queries) if shares is None else shares
+    return float(values.mean()), float(lone.double().mean())
 
 
 def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
