@@ -305,6 +305,8 @@ def test_connections_that_ended_take_no_memory():
                     connection.sendall(sent)
                     if name == "a query":
                         assert connection.recv(65536)[:12] == b"HTTP/1.1 200"
+            with ExitStack() as stack:
+                assert asks_on(deaf_client(server, stack))
             soon(lambda: not any(isinstance(each, HttpToolsProtocol) for each in gc.get_objects()))
         finally:
             gc.enable()

@@ -121,7 +121,7 @@ class _Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.together.flush()
-        if not self.is_answering:
+        if not (self.is_answering or self.gone):
             # Without a deadline: uvicorn closes what stays idle after an answer.
             self.idle[self] = None
             if self.transport.get_write_buffer_size():

@@ -429,9 +429,8 @@ class GuardedModel(GuardedHere[Tensor]):
     def _take(self, queries: Tensor, places: Sequence[int]) -> Tensor:
         if not isinstance(places, range):
             return queries[list(places)]
-        part = queries
-        if len(places) < queries.shape[0]:
-            part = queries[places.start : places.stop]
+        is_all = len(places) == queries.shape[0]
+        part = queries if is_all else queries[places.start : places.stop]
         return part if self._is_ruled else part.clone()  # a model may work in place
 
     def _clean_logits(self, queries: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def run(
             as many files as all connections need.
     """
     make_room(settings)
-    # What has been loaded stays: the garbage collector need not look at it again, for .1 s or so.
+    # What has been loaded stays: the garbage collector need not look at it again and again.
     gc.collect()
     gc.freeze()
     server = server_of(app, settings, started)
@@ -78,7 +78,7 @@ def run(
 
 
 def make_room(settings: ServingSettings) -> None:
-    """Let the process open a file for each connection: without, nobody is answered, health neither.
+    """Let the process open a file for each connection. Without one not even health is answered.
 
     Raises:
         InvalidOptionError: The operating system's limit is lower.
