@@ -11,6 +11,7 @@ import torch
 
 from auditing.audits import search_little
 from oneway.cli import codebook
+from oneway.data import read_npz
 from oneway.defenses.codebook import CodebookRelease, DecoyOptions
 from oneway.errors import CorruptDataError
 from oneway.interface.models import read_groups
@@ -49,7 +50,7 @@ def fitted(oneway, scores, tmp_path_factory):
 def test_the_written_codebook_keeps_labels_and_tells_few_vectors(fitted, scores):
     path, told = fitted
     guard = CodebookRelease.load(path)
-    logits = torch.from_numpy(np.load(scores)["logits"])
+    logits = torch.from_numpy(read_npz(scores)["logits"])
     released = release(guard(logits))
     assert torch.equal(released.argmax(-1), logits.argmax(-1))
     assert len(released.unique(dim=0)) <= guard.state.sizes.cells
@@ -102,7 +103,7 @@ def test_a_budget_that_other_queries_break_is_missed(oneway, scores, tmp_path):
 
 
 def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, scores, tmp_path):
-    np.save(tmp_path / "scores.npy", np.load(scores)["logits"])
+    np.save(tmp_path / "scores.npy", read_npz(scores)["logits"])
     path = tmp_path / "guard.safetensors"
     path.with_suffix(".fitted").write_text("digests of an earlier fit, of another table")
     scores = (tmp_path / "scores.npy", "--outputs", "logits")
@@ -146,7 +147,7 @@ def test_too_few_queries_for_a_certificate_are_refused_with_the_reason(
     oneway, work, fitted, tmp_path
 ):
     few = tmp_path / "few.npz"
-    arrays = np.load(work / "test.npz")
+    arrays = read_npz(work / "test.npz")
     np.savez(few, images=arrays["images"][:9], logits=arrays["logits"][:9])
     result = oneway("certify", fitted[0], few)
     assert result.exit_code == 2
@@ -159,7 +160,7 @@ def test_too_few_queries_for_a_certificate_are_refused_with_the_reason(
 
 
 def test_copies_count_as_traffic_unless_they_are_dropped(oneway, scores, tmp_path):
-    arrays = np.load(scores)
+    arrays = read_npz(scores)
     copies = tmp_path / "copies.npz"
     times = np.concatenate([np.arange(500), np.full(300, 7)])
     np.savez(copies, images=arrays["images"][times], logits=arrays["logits"][times])
@@ -192,7 +193,7 @@ def test_certify_notices_what_was_fitted_by_the_digests_beside_the_codebook(
     key.write_text("k" * 32)
     other.write_text("o" * 32)
     assert oneway("codebook", scores, "--out", guard, *FEW, "--key-file", key).exit_code == 0
-    arrays = np.load(scores)
+    arrays = read_npz(scores)
     np.savez(fresh, images=arrays["images"][:, :, ::-1], logits=arrays["logits"])
     for file, answer in ((scores, "Not held out"), (fresh, "Held out: the codebook was fitted w")):
         result = oneway("certify", guard, file, "--key-file", key, "--require-error", 0.001)
@@ -267,7 +268,7 @@ def test_groups_written_as_texts_are_those_written_as_numbers(tmp_path):
 
 def test_queries_that_the_model_was_trained_on_are_refused(oneway, scores, tmp_path):
     training, out = tmp_path / "training.npz", tmp_path / "guard.safetensors"
-    images = np.load(scores)["images"]
+    images = read_npz(scores)["images"]
     np.savez(training, images=np.concatenate([images[3:5], 255 - images[:5]]))
     result = oneway("codebook", scores, "--out", out, *FEW, "--training", training)
     assert result.exit_code == 2
@@ -341,7 +342,7 @@ def test_export_writes_a_graph_that_answers_the_same(oneway, fitted, work, tmp_p
     pytest.importorskip("onnx")
     out = tmp_path / "guard.onnx"
     assert oneway("export", fitted[0], "--out", out).exit_code == 0
-    logits = np.load(work / "test.npz")["logits"]
+    logits = read_npz(work / "test.npz")["logits"]
     session = onnxruntime.InferenceSession(str(out))
     (told,) = session.run(None, {"logits": logits})
     guard = CodebookRelease.load(fitted[0])
@@ -457,7 +458,7 @@ def test_several_answers_are_certified_from_a_file_or_by_asking_the_model(
     monkeypatch.syspath_prepend(str(tmp_path))
     import asked_about_copies
 
-    model, stored = asked_about_copies.model(), np.load(scores)["images"]
+    model, stored = asked_about_copies.model(), read_npz(scores)["images"]
     images = torch.from_numpy(stored).float().div(255)
     own, copies = tmp_path / "own.npz", tmp_path / "copies.npz"
     guard = tmp_path / "guard.safetensors"
