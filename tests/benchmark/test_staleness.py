@@ -37,6 +37,12 @@ def test_attacks_of_all_threats_have_names_of_their_own():
     assert sorted(numerics_of(apart)) == sorted(apart)
 
 
+def test_an_attack_that_is_registered_later_has_a_version(monkeypatch):
+    monkeypatch.setitem(ATTACKS, "own", Retrained())
+    assert numerics_of(["own"]) == {"own": 1}
+    assert outdated({"own": 1}, ["own"]) == ()
+
+
 def test_a_record_older_than_versions_is_stale_in_all_its_attackers(monkeypatch):
     record = release_record("noise")
     assert outdated_attackers(record) == ()

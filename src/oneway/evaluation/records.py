@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,8 +36,8 @@ from oneway.metrics import distortion
 from oneway.parsing import build_from
 from oneway.targets import Trace
 
-REGISTERED: Mapping[str, Attack] = {**ATTACKS, **MEMBERSHIP_ATTACKS, **STEALING_ATTACKS}
-"""Attacks of all threats; no two have the same name."""
+REGISTERED: Mapping[str, Attack] = ChainMap[str, Any](STEALING_ATTACKS, MEMBERSHIP_ATTACKS, ATTACKS)
+"""Attacks of all threats, also of those registered later; no two have the same name."""
 
 SCHEMA = 2
 """Version of the records' form. Raise it when a field changes its name or meaning."""
