@@ -330,6 +330,7 @@ def _train_nothing(*_: Tensor) -> nn.Module:
 def measure(options: argparse.Namespace) -> None:
     """Measure each release on each target, and write each record when it is done."""
     records = of_today(options.out)
+    stored = read_json_lines(options.out)
     done = {(row["data"], row["fit"], row["seed"], row["release"]): row for row in records}
     for seed in options.seeds:
         for data, fit in (case.split("-") for case in options.cases):
@@ -358,7 +359,7 @@ def measure(options: argparse.Namespace) -> None:
                     row |= origin(ATTACKERS)
                     records.append(json_values(row))
                     done[data, fit, seed, release] = records[-1]
-                write_json_lines(options.out, records)
+                write_json_lines(options.out, with_older(records, stored))
                 print(
                     data, fit, seed, spec.name, f"{time.process_time() - begin:.1f} s", flush=True
                 )
@@ -370,9 +371,19 @@ def of_today(path: Path) -> list[Row]:
     return [
         row
         for row in read_json_lines(path)
-        if not outdated(row["numerics"], ATTACKERS)
+        if not outdated(row.get("numerics", {}), ATTACKERS)
         and row["options"] == options.get(row["release"], {})
     ]
+
+
+def with_older(records: Sequence[Row], stored: Sequence[Row]) -> list[Row]:
+    """Return today's records, and the stored ones of targets that are not measured again yet."""
+    renewed = set(map(_target, records))
+    return [*records, *(row for row in stored if _target(row) not in renewed)]
+
+
+def _target(row: Row) -> tuple[str, str, int]:
+    return row["data"], row["fit"], row["seed"]
 
 
 def check_target(known: Row, reached: Mapping[str, Reached]) -> None:
@@ -436,7 +447,10 @@ def board(records: Sequence[Row]) -> Iterator[Row]:
             seeds = [key[2] for key in cells if key[:2] == (data, fit) and key[3] == release]
             if not seeds:
                 continue
-            own = [cells[data, fit, seed, release] for seed in seeds]
+            beside = [
+                [cells[data, fit, seed, name] for seed in seeds] for name in (CLEAN, LABEL, release)
+            ]
+            own = beside[-1]
             row: Row = {"data": f"{data}-{fit}", "release": release, "defense": defense}
             l1 = None if release == LABEL else estimate([each["l1"] for each in own])
             row |= {
@@ -450,8 +464,7 @@ def board(records: Sequence[Row]) -> Iterator[Row]:
             )
             for measured, (scale, decimals) in SHOWN.items():
                 clean, label, released = (
-                    _over_seeds([cells[data, fit, seed, name][measured] for seed in seeds])
-                    for name in (CLEAN, LABEL, release)
+                    _over_seeds([each[measured] for each in rows]) for rows in beside
                 )
                 failed = release != LABEL and all(
                     each[measured]["attack"].startswith("label") for each in own
@@ -464,14 +477,16 @@ def board(records: Sequence[Row]) -> Iterator[Row]:
                     f"{ends[1]:.{decimals}f} ({ends[0]:.{decimals}f} to {ends[2]:.{decimals}f})"
                 )
             row["commit"] = ", ".join(sorted({each["commit"] for each in own}))
-            row["numerics"] = _oldest([each["numerics"] for each in own])
+            row["numerics"] = _oldest(
+                [each.get("numerics", {}) for rows in beside for each in rows]
+            )
             yield row
 
 
 def _oldest(numerics: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """Return the oldest version of each attacker that took part in all of some records."""
-    common = set.intersection(*map(set, numerics))
-    return {name: min(each[name] for each in numerics) for name in sorted(common)}
+    """Return the oldest version of each attacker in some records; 0 if one of them lacks it."""
+    names = sorted(set().union(*numerics))
+    return {name: min(each.get(name, 0) for each in numerics) for name in names}
 
 
 def _over_seeds(measured: Sequence[Row]) -> Tensor:

@@ -59,6 +59,31 @@ def test_what_older_attackers_or_other_options_made_is_measured_again(threats, t
     assert threats.of_today(tmp_path / "t.jsonl") == kept
 
 
+def test_older_records_stay_until_their_target_is_measured_again(threats):
+    older = [{"data": "digits", "fit": "overfitted", "seed": seed} for seed in (0, 0, 1)]
+    renewed = {**older[0], "release": "top 1"}
+    assert threats.with_older([], older) == older
+    assert threats.with_older([renewed], older) == [renewed, older[2]]
+
+
+def test_the_board_names_the_oldest_attackers_of_a_release_and_of_its_baselines(threats):
+    records = read_json_lines(ROOT / "results" / "bench-threats.jsonl")
+    case = [row for row in records if (row["data"], row["fit"]) == ("digits", "overfitted")]
+    for changed, versions, oldest in (
+        ("top 1", {"cell-means": 1, "kernel-ridge": 1}, {"cell-means": 1, "kernel-ridge": 1}),
+        ("clean scores", {"kernel-ridge": 2}, {"cell-means": 0, "kernel-ridge": 2}),
+        ("label only", None, {"cell-means": 0, "kernel-ridge": 0}),
+    ):
+        rows = [
+            dict(row) for row in case if row["release"] in ("clean scores", "label only", "top 1")
+        ]
+        row = next(row for row in rows if row["release"] == changed)
+        row.pop("numerics")
+        row |= {} if versions is None else {"numerics": versions}
+        made = next(row for row in threats.board(rows) if row["release"] == "top 1")
+        assert oldest.items() <= made["numerics"].items(), changed
+
+
 def test_a_release_is_not_put_beside_baselines_of_another_target(threats):
     known = read_json_lines(ROOT / "results" / "bench-threats.jsonl")[0]
     for factor, refused in ((1, False), (1 + 1e-9, False), (1.01, True)):
