@@ -18,6 +18,7 @@ import torch
 from codebook_speed import read
 from rich.console import Console
 
+from oneway.attacks import KernelRidge, Stack
 from oneway.attacks.label_means import label_means
 from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import Experiment, trained_target
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench-coarse-steps.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    facts = origin()
+    facts = origin([KernelRidge.name, Stack.name])
     records = read(options.out) if options.out.exists() else []
     for data in options.data:
         for seed in options.seeds:

@@ -29,6 +29,7 @@ from rich.console import Console
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
+from oneway.attacks import KernelRidge, Stack
 from oneway.attacks.averaging import mean_answer
 from oneway.defenses.codebook import (
     CodebookRelease,
@@ -40,7 +41,7 @@ from oneway.defenses.codebook import (
 )
 from oneway.defenses.codebook.composition import ANSWERS, WARD, largest_share, sequences
 from oneway.defenses.codebook.fit import Calibration
-from oneway.evaluation.records import origin
+from oneway.evaluation.records import numerics_of, origin
 from oneway.evaluation.store import write_json_lines
 from oneway.evaluation.yardsticks import ridge_errors
 from oneway.releases import release
@@ -168,14 +169,14 @@ def told_apart(asked: Tensor, cells: int | None) -> Row:
 def attacked(
     answers: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor], *, has_cells: bool
 ) -> Row:
-    """Return the errors of attacks on one release.
+    """Return the errors of attacks on one release, and their versions.
 
     Args:
         answers: ``(n, m, K)`` of the attacker's rows, and ``(N, m, K)`` of the queries.
         images: Those of both.
         has_cells: Whether the release is a codebook.
     """
-    row, least = Row(), 1.0
+    row, least = Row(numerics=numerics_of([KernelRidge.name, Stack.name])), 1.0
     table = torch.cat(answers).flatten(0, 1).unique(dim=0) if has_cells else None
     for count in ANSWERS:
         parts = (answers[0][:ROWS], answers[1][:GRADED])

@@ -9,6 +9,7 @@ import pytest
 
 from invoking import invoke
 from laws import looped
+from oneway.evaluation.store import read_json_lines
 from oneway.report.claims import BASIS, NO_FILE, statements
 from oneway.report.measured import BEGIN, END
 
@@ -59,6 +60,17 @@ def test_every_claim_in_words_has_its_interval_on_its_side(made):
     _, result = made
     refuted = [line for line in result.output.splitlines() if line.startswith("Not supported")]
     assert (refuted, result.exit_code) == ([], 0)
+
+
+def test_means_that_a_claim_rests_on_name_their_attackers():
+    """A record without versions would never be marked as older."""
+    pages = "".join(map(text_of, PAGES))
+    files = set(re.findall(r"claim: (\S+\.jsonl)", pages))
+    assert files
+    for file in files:
+        means = [row for row in read_json_lines(ROOT / "results" / file) if "seeds" in row]
+        assert means, file
+        assert all(row.get("numerics") for row in means), file
 
 
 CLAIMING_PAGES = ("README.md", "docs/leaderboard.md", "docs/reproduce.md", "docs/threats.md")
