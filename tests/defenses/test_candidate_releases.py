@@ -1,5 +1,7 @@
 """All releases that map many scores to one, judged by the same figures."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,11 @@ def test_the_choice_is_the_best_certified_one_within_the_budget(candidates):
         assert chosen.l1_mean <= budget
         within = [one.certified for one in candidates if one.l1_mean <= budget]
         assert chosen.certified == max(within)
+
+
+def test_of_candidates_that_hide_as_much_the_choice_moves_least(candidates):
+    moved = [dataclasses.replace(candidates[0], l1_mean=l1) for l1 in (0.3, 0.1, 0.2)]
+    assert choose_candidate(moved, 2.0) is moved[1]
 
 
 def test_the_pareto_optimal_are_those_that_none_beats_in_both(candidates):

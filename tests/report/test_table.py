@@ -7,11 +7,14 @@ from operator import itemgetter
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from oneway.attacks import ATTACKS
 from oneway.auditing import AuditRecord
+from oneway.defenses import ReleaseCandidate
 from oneway.report.audit import attackers_table
+from oneway.report.candidates import candidates_table
 from oneway.report.table import Column, Listing
 from planted_records import release_record
 
@@ -83,6 +86,19 @@ def test_a_terminal_a_little_too_narrow_leaves_out_spare_columns_and_names_them(
 
 def test_the_meaning_of_a_column_is_a_note():
     assert Listing("t", COLUMNS, ROWS).notes() == ["error: the lower, the more was read."]
+
+
+def test_a_choice_is_marked_among_candidates_and_not_where_it_is_none_of_them():
+    """A codebook's tensors cannot be compared, so that equal figures alone mark nothing."""
+    figures = {"certified": 0.1, "alone": 0.0, "bits": 1.0, "cells": 3, "hidden": 0.1}
+    one, other, left_out = (
+        ReleaseCandidate("codebook", {"min_members": 5}, torch.zeros(2), l1, **figures)
+        for l1 in (0.1, 0.1, 0.2)
+    )
+    marked = candidates_table([one, other], other)
+    assert [row[0] for row in marked.cells()] == ["codebook", "codebook *"]
+    assert marked.footnotes == ["*: recommended.", "All codebooks: min_members 5."]
+    assert candidates_table([one, other], left_out).footnotes == ["All codebooks: min_members 5."]
 
 
 def test_attackers_are_rows_with_what_they_know():

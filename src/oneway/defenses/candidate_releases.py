@@ -306,7 +306,7 @@ def _measured(
 
 
 def choose_candidate(candidates: list[ReleaseCandidate], l1_budget: float) -> ReleaseCandidate:
-    """Return the candidate that hides most within a budget.
+    """Return the candidate that hides most within a budget; of equals, the one that moves least.
 
     Args:
         candidates: From :func:`measure_candidates`.
@@ -322,7 +322,7 @@ def choose_candidate(candidates: list[ReleaseCandidate], l1_budget: float) -> Re
             f"no candidate release moves probabilities by {l1_budget} or less; the nearest moves "
             f"them by {nearest:.2g}. Allow more."
         )
-    return max(within, key=lambda candidate: candidate.hidden)
+    return max(within, key=lambda candidate: (candidate.hidden, -candidate.l1_mean))
 
 
 def pareto_optimal(candidates: list[ReleaseCandidate]) -> list[ReleaseCandidate]:

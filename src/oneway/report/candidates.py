@@ -15,7 +15,7 @@ def candidates_table(candidates: Sequence[ReleaseCandidate], chosen: ReleaseCand
 
     Args:
         candidates: The rows.
-        chosen: The one to mark.
+        chosen: The one to mark, if it is among them: a choice within a budget may not be.
     """
     columns: dict[str, Column] = {}
     if any(each.members is not None for each in candidates):
@@ -31,7 +31,7 @@ def candidates_table(candidates: Sequence[ReleaseCandidate], chosen: ReleaseCand
     def named(row: ReleaseCandidate) -> str:
         common = shared if row.defense == "codebook" else {}
         options = {name: value for name, value in row.options.items() if name not in common}
-        mark = " *" if row == chosen else ""
+        mark = " *" if row is chosen else ""
         return f"{row.defense}: {_as_text(options)}{mark}" if options else f"{row.defense}{mark}"
 
     return Listing(
@@ -50,7 +50,10 @@ def candidates_table(candidates: Sequence[ReleaseCandidate], chosen: ReleaseCand
             "bits": Column(attrgetter("bits"), ".2f"),
         },
         candidates,
-        ["*: recommended.", *([f"All codebooks: {_as_text(shared)}."] if shared else [])],
+        [
+            *(["*: recommended."] if any(row is chosen for row in candidates) else []),
+            *([f"All codebooks: {_as_text(shared)}."] if shared else []),
+        ],
         ("bits", "alone, %", *reversed(columns)),
     )
 
