@@ -94,6 +94,17 @@ def test_what_is_missing_present_and_out_of_range(site):
     assert (found["gone"]["version"], found["gone"]["faults"]) == (None, [])
 
 
+def test_packages_that_an_old_installer_wrote_are_read_too(site):
+    site.install("alpha", "2.0")
+    folder, file = site.folder / "beta-1.0.egg-info", site.folder / "gamma-3.0.egg-info"
+    folder.mkdir()
+    (folder / "PKG-INFO").write_text("Name: beta\nVersion: 1.0\n")
+    (folder / "requires.txt").write_text("alpha<2\n")
+    file.write_text("Name: gamma\nVersion: 3.0\n")
+    assert set(site.installed) == {"alpha", "beta", "gamma"}
+    assert find_conflicts({"alpha"}, site.installed) == [("beta", "alpha<2, but 2.0")]
+
+
 @given(NUMBERS, NUMBERS, NUMBERS)
 def test_a_range_holds_what_lies_between_its_ends(low, high, version):
     text = [".".join(map(str, each)) for each in (low, high, version)]

@@ -133,8 +133,8 @@ def find_installed(path: Sequence[str] | None = None) -> Installed:
 @lru_cache(maxsize=4096)
 def _headers(distribution: Distribution) -> Message:
     """Return what a distribution says of itself, without its description, which may be long."""
-    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-    return HeaderParser().parsestr(text.partition("\n\n")[0])
+    texts = map(distribution.read_text, ("METADATA", "PKG-INFO", ""))  # the last: an egg's one file
+    return HeaderParser().parsestr((next(filter(None, texts), "")).partition("\n\n")[0])
 
 
 def find_wanted(extra: str, installed: Installed) -> list[Wanted]:
@@ -165,7 +165,10 @@ def _requirements(
         extra: The extra.
         names: Canonical names of packages that count; None: all.
     """
-    for text in _headers(distribution).get_all("Requires-Dist") or ():
+    texts = _headers(distribution).get_all("Requires-Dist")
+    if texts is None and distribution.read_text("requires.txt"):  # an egg's
+        texts = distribution.requires
+    for text in texts or ():
         # Thousands of requirements are read faster than they are parsed.
         if names is not None and canonicalize_name(NAME.findall(text)[0]) not in names:
             continue
