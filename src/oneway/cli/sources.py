@@ -13,12 +13,9 @@ from oneway.cli.paths import Reads
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from oneway.interface import Reading
-if TYPE_CHECKING:
     from torch import Tensor
 
     from oneway.interface import Reading
-
 
 T = TypeVar("T")
 
