@@ -10,7 +10,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
 from typing import Any, Literal
@@ -144,7 +144,11 @@ class Option:
         if self.check is not None:
             self.check(self.name, value)
         elif self.several:
-            if not value:
+            if isinstance(value, str) or not isinstance(value, Collection):
+                raise InvalidOptionError(
+                    f"{self.name} must hold values, but got {value!r}. Pass ({value!r},)."
+                )
+            if not len(value):
                 raise InvalidOptionError(f"{self.name} must hold at least one value, but is empty.")
             each = dataclasses.replace(self, name=f"each of {self.name}", several=False)
             for one in value:

@@ -174,6 +174,11 @@ def test_rows_that_cannot_be_compared_are_refused(data, model):
             oneway.audit(model, outputs="logits", **{"threats": ["membership"], **given, **change})
 
 
+def test_an_attack_that_does_not_exist_is_refused():
+    with pytest.raises(UnknownNameError, match="Did you mean 'offline-lira'"):
+        MembershipSettings(attacks=("ofline-lira",))
+
+
 def test_a_codebook_that_was_fitted_to_members_is_flagged():
     rows, logits = torch.rand(600, 1, 4, 4), torch.randn(600, 3)
     guard = oneway.fit_codebook(logits.numpy(), rows.numpy(), outputs="logits", min_members=5)

@@ -51,7 +51,12 @@ from oneway.defenses import DEFENSES
 from oneway.defenses.base import ScoreDefense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
-from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
+from oneway.errors import (
+    InvalidOptionError,
+    InvalidTensorError,
+    TargetFailedError,
+    UnknownNameError,
+)
 from oneway.evaluation import (
     FLAGS,
     AttackResult,
@@ -821,10 +826,13 @@ def test_every_flag_has_a_case_here_or_among_the_answers():
         ({"input_transforms": ()}, "input_transforms must hold at least one value"),
         ({"repeats": ()}, "repeats must hold at least one value"),
         ({"widths": (4, 0)}, "each of widths must be a whole number"),
+        ({"widths": 4}, r"widths must hold values, but got 4. Pass \(4,\)"),
+        ({"input_transforms": "faithful"}, "input_transforms must hold values"),
+        ({"input_transforms": ("faithfull",)}, "Did you mean 'faithful'"),
     ],
 )
 def test_settings_that_could_not_run_are_refused_before_any_query(settings, message):
-    with pytest.raises(InvalidOptionError, match=message):
+    with pytest.raises((InvalidOptionError, UnknownNameError), match=message):
         dataclasses.replace(TINY, **settings)
 
 

@@ -33,7 +33,7 @@ from oneway.defenses import (
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.evaluation.membership import ALWAYS, GradedAttack, grade_membership
 from oneway.evaluation.randomness import Stream
@@ -107,6 +107,17 @@ class MembershipSettings(Options):
     attacks: tuple[str, ...] = option(
         "Registered names of the attacks.", default=tuple(MEMBERSHIP_ATTACKS)
     )
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            InvalidOptionError: A value is outside its range.
+            UnknownNameError: An attack does not exist.
+        """
+        super().__post_init__()
+        for name in self.attacks:
+            UnknownNameError.check("membership attack", name, MEMBERSHIP_ATTACKS)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from oneway.auditing.controls import CONTROLS
 from oneway.checks import check_count
 from oneway.evaluation.detection import detection_multiplications
 from oneway.evaluation.matching import matching_queries
+from oneway.evaluation.settings import check_input_transforms
 from oneway.inversion import TrainingSettings, decoder_grid
 from oneway.options import Options, option
 
@@ -445,6 +446,8 @@ class AuditSettings(Options):
 
         Raises:
             InvalidOptionError: A value is outside its range.
+            UnknownNameError: An input transform does not exist.
         """
         super().__post_init__()
+        check_input_transforms(self.input_transforms)
         check_count("most_epochs", self.most_epochs, least=self.first_epochs)
