@@ -270,7 +270,7 @@ def options_of(kind: Any) -> Mapping[str, Option]:
     declared = [field for field in dataclasses.fields(kind) if "option" in field.metadata]
 
     def position(field: "dataclasses.Field[Any]") -> tuple[bool, int]:
-        return field.default is not MISSING, names.index(field.name)
+        return _default(field) is not MISSING, names.index(field.name)
 
     return {
         field.name: _declared_option(field, hints[field.name])
@@ -281,6 +281,10 @@ def options_of(kind: Any) -> Mapping[str, Option]:
 def injected_names(kind: Any) -> tuple[str, ...]:
     """Return the names of a dataclass's fields that the caller passes in."""
     return tuple(field.name for field in dataclasses.fields(kind) if "injected" in field.metadata)
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _declared_option(field: "dataclasses.Field[Any]", hint: Any) -> Option:
@@ -295,7 +299,7 @@ def _declared_option(field: "dataclasses.Field[Any]", hint: Any) -> Option:
     return Option(
         name=field.name,
         help=extra["help"],
-        default=field.default,
+        default=_default(field),
         kind=kind,
         several=several,
         nullable=type(None) in kinds,

@@ -227,6 +227,32 @@ def test_messages_say_the_range_and_what_came():
         Settings()
 
 
+class Several(Options):
+    """Several things."""
+
+    names: tuple[str, ...] = option("Their names.", default_factory=lambda: ("a", "b"))
+    counts: tuple[int, ...] = option("Numbers of them.", least=0)
+
+
+def test_several_values_are_each_in_range_and_a_made_default_is_a_default():
+    assert Several(counts=[0, 2]).names == ("a", "b")
+    declared = options_of(Several)
+    assert {each.name: each.required for each in declared.values()} == {
+        "counts": True,
+        "names": False,
+    }
+    assert list(declared) == ["counts", "names"]
+    for counts, text in (
+        ((), "counts must hold at least one value, but is empty."),
+        ((1, -1), "each of counts must be a whole number of at least 0, but got -1."),
+        (3, "counts must hold values, but got 3. Pass (3,)."),
+        ("3", "counts must hold values, but got '3'. Pass ('3',)."),
+    ):
+        with pytest.raises(InvalidOptionError) as raised:
+            Several(counts=counts)
+        assert str(raised.value) == text
+
+
 def test_options_are_frozen_inherited_and_the_class_s_own_come_first():
     made = More(share=0.2)
     assert (made.count, made.share, made.is_loud) == (7, 0.2, False)

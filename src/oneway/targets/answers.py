@@ -262,7 +262,11 @@ class FrameRowsTarget(RowsTarget):
         return self._confidences(self._fitted(frame))
 
     def frame_logits(self, frame: Any) -> Tensor:
-        """Return ``(N, K)`` float64 logits of a frame's rows; see :meth:`frame_confidences`."""
+        """Return ``(N, K)`` float64 logits of a frame's rows, in nats: for the defender only.
+
+        Args:
+            frame: As for :meth:`frame_confidences`, which says what is raised.
+        """
         return self._logits(self._fitted(frame))
 
     @abstractmethod
