@@ -34,7 +34,7 @@ from oneway.data import no_progress
 from oneway.defenses.identity import Identity
 from oneway.evaluation import AttackResult, Store
 from oneway.evaluation.defenders import Defender
-from oneway.evaluation.records import origin
+from oneway.evaluation.records import numerics_of, origin
 from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec
 from oneway.evaluation.store import write_json_lines
 from oneway.inversion import Inverter, mean_error, non_negative_weights, train_inverter
@@ -122,6 +122,7 @@ def surrogates(spec: ExperimentSpec, store: Store, data_root: Path | None) -> It
             "surrogate": f"without its {end} two layers",
             "label_changes": label_changes(trace.clean_logits, trace.released),
             **{name.replace("-", "_"): result.error for name, result in results.items()},
+            "numerics": numerics_of(results),
         }
 
 
@@ -157,6 +158,7 @@ def inner_maximisation(spec: ExperimentSpec, store: Store, data_root: Path | Non
         "adversarial_training": results["adversarial-training"].error,
         "stacked": stacked(others, truth, test),
         "stacked_with_it": stacked([*others, (own_held, own_test)], truth, test),
+        "numerics": numerics_of(results),
     }
 
 
@@ -255,6 +257,7 @@ def representatives(spec: ExperimentSpec, store: Store, data_root: Path | None) 
             "confidence": float(found.mean()),
             "least_confidence": float(found.min()),
             "per_query": float((made.reconstruct(target(test)[None]) - test).square().mean()),
+            "numerics": numerics_of([attack.name]),
         }
 
 
