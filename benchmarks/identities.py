@@ -53,7 +53,7 @@ from oneway.evaluation.defenders import Defender, DefenderImages
 from oneway.evaluation.grading import run_attack
 from oneway.evaluation.matching import NOISY_COPIES, TRUE_INPUTS
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.records import origin
+from oneway.evaluation.records import numerics_of, origin
 from oneway.evaluation.settings import ReleaseSpec
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.inversion import TrainingSettings
@@ -472,6 +472,7 @@ def measure(
                 continue
             found, undefended = stage.gains(name, attack), stage.gains("none", attack)
             row: Row = {**told, "attack": attack.name}
+            row["numerics"] = numerics_of([attack.name, *([Matching.name] if matching else [])])
             for field in JUDGED:
                 values, less = found[field], found[field] - undefended[field]
                 for kind, each in ((field, values), (f"{field}_less_clean", less)):
@@ -510,7 +511,8 @@ def judged_by_network(stage: Stage, names: Sequence[str]) -> Iterator[Row]:
             gallery=len(truth),
         )
         shares = {f"network_rank_{rank}": rank_share(ranks, rank) for rank in (1, 5)}
-        yield {"release": name, "seed": stage.spec.seed, "gallery": len(truth), **shares}
+        told: Row = {"release": name, "seed": stage.spec.seed, "gallery": len(truth), **shares}
+        yield {**told, "numerics": numerics_of([Ridge.name])}
 
 
 def averages(rows: Sequence[Row]) -> Iterator[Row]:
@@ -530,7 +532,7 @@ def averages(rows: Sequence[Row]) -> Iterator[Row]:
         for field, each in values.items():
             over_seeds = estimate(each)
             mean |= {field: over_seeds.mean, f"{field}_half_width": over_seeds.half_width}
-        yield mean
+        yield {**mean, "numerics": {k: v for row in chosen for k, v in row["numerics"].items()}}
 
 
 def chart(data: str, means: Sequence[Row]) -> Chart:
@@ -625,7 +627,7 @@ def main() -> None:
         parser.error("--picture is drawn from the records of --out: give both.")
     torch.set_num_threads(options.threads)
     attacks = [attack for name, attack in ATTACKS.items() if name in options.attack]
-    place = origin(options.attack)
+    place = origin()
     store, records = Store(options.cache), list[Row]()
 
     def keep(data: str, rows: Iterator[Row]) -> None:
