@@ -90,15 +90,17 @@ def test_the_meaning_of_a_column_is_a_note():
 
 def test_a_choice_is_marked_among_candidates_and_not_where_it_is_none_of_them():
     """A codebook's tensors cannot be compared, so that equal figures alone mark nothing."""
+    shared = {"min_members": 5, "center": "mean", "seed": 0, "held_out": 0.25, "level": None}
     figures = {"certified": 0.1, "alone": 0.0, "bits": 1.0, "cells": 3, "hidden": 0.1}
     one, other, left_out = (
-        ReleaseCandidate("codebook", {"min_members": 5}, torch.zeros(2), l1, **figures)
+        ReleaseCandidate("codebook", dict(shared), torch.zeros(2), l1, **figures)
         for l1 in (0.1, 0.1, 0.2)
     )
     marked = candidates_table([one, other], other)
     assert [row[0] for row in marked.cells()] == ["codebook", "codebook *"]
-    assert marked.footnotes == ["*: recommended.", "All codebooks: min_members 5."]
-    assert candidates_table([one, other], left_out).footnotes == ["All codebooks: min_members 5."]
+    below = "All codebooks: min_members 5, center mean, seed 0, held_out 0.25, level None."
+    assert marked.footnotes == ["*: recommended.", below]
+    assert candidates_table([one, other], left_out).footnotes == [below]
 
 
 def test_attackers_are_rows_with_what_they_know():

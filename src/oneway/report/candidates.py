@@ -26,7 +26,8 @@ def candidates_table(candidates: Sequence[ReleaseCandidate], chosen: ReleaseCand
         }
     hidden = "certified error" if not columns else "what is hidden"
     books = [each.options for each in candidates if each.defense == "codebook"]
-    shared = dict(set.intersection(*(set(each.items()) for each in books))) if books[1:] else {}
+    options = books[0].items() if books[1:] else ()
+    shared = dict(each for each in options if all(each in book.items() for book in books))
 
     def named(row: ReleaseCandidate) -> str:
         common = shared if row.defense == "codebook" else {}
