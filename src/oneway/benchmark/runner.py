@@ -202,17 +202,18 @@ class Experiment:
             fitted.defense.check_target(weights_hash(target.module))
         defended = DefendedTarget(target, fitted.defense)
         again = DefendedTarget(target, fitted.again("asked again"))
+        query = self._query(again)
         knowledge = AttackerKnowledge(
             images=splits.auxiliary_images,
             clean=clean,
             released=defended(splits.auxiliary_images),
             held_out=self.attackers.held_out,
-            query=self._query(again),
+            query=query,
             random=not fitted.defense.deterministic,
             repeats=self.spec.attackers.repeats,
             simulated_defenses=simulated,
             differentiable_logits=again.differentiable_logits
-            if "differentiable_logits" in required
+            if query is not None and "differentiable_logits" in required
             else None,
         )
         trace = defended.trace(splits.test_images)
