@@ -221,8 +221,9 @@ class Many(torch.nn.Module):
         return images.flatten(1).repeat(1, 2000)
 
 
-def not_taken(seconds: float) -> bytes:
-    """Ask for a large answer and do not read it; return what comes once it has been given up."""
+@contextmanager
+def asking_for_much(seconds: float, times: int) -> Iterator[tuple[Running, socket.socket]]:
+    """Ask for a large answer, which no system's buffers hold; give the server and the connection."""
     # No guard, and no text of numbers: both would take longer than the answer may.
     guard = ServableDefense("none", "1", Identity())
     queries = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))
@@ -234,8 +235,14 @@ def not_taken(seconds: float) -> bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(PATIENCE)
         connection.connect(server.address())
-        # Twice: while an answer waits behind another one, only what is not taken counts.
-        connection.sendall(2 * (head(f"Content-Length: {len(body)}") + body))
+        connection.sendall(times * (head(f"Content-Length: {len(body)}") + body))
+        yield server, connection
+
+
+def not_taken(seconds: float) -> bytes:
+    """Do not read a large answer; return what comes once it has been given up."""
+    # Twice: while an answer waits behind another one, only what is not taken counts.
+    with asking_for_much(seconds, 2) as (server, connection):
         # It is cut, or has been refused since this machine is too slow for so short a time.
         eventually(
             lambda: re.search('connection_cut|"refused"', server.log.getvalue()), seconds + SOON
@@ -252,6 +259,29 @@ def test_an_answer_that_is_not_taken_is_given_up():
     whole, _, begun = said.partition(b"\r\n\r\n")
     assert b"200 OK" in whole
     assert 0 < len(begun) < int(re.search(rb"\ncontent-length: (\d+)", whole)[1])
+
+
+def stays_after_much(seconds: float) -> bool:
+    """Read a large answer; say whether its connection is still open when a silent one is cut."""
+    with asking_for_much(seconds, 1) as (server, connection), connection.makefile("rb") as answer:
+        length, line = 0, answer.readline()
+        while line.strip():
+            name, _, value = line.partition(b": ")
+            length, line = int(value) if name == b"content-length" else length, answer.readline()
+        try:
+            taken = len(answer.read(length))
+        except ConnectionError:
+            taken = 0
+        if taken < 2**20:  # it was refused, or cut: this machine was too slow
+            return False
+        with connected(server) as silent:
+            assert told(silent) == b""
+        return used(connection)
+
+
+def test_a_connection_stays_open_once_a_large_answer_has_been_taken():
+    """The time to take an answer ends when it is taken, not when the next request comes."""
+    assert any(map(stays_after_much, (1, 4, 16)))
 
 
 def deaf_client(server: Running, stack: ExitStack) -> socket.socket:

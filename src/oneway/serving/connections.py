@@ -67,6 +67,7 @@ class _Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.together = _WritesTogether(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", self.together))
+        transport.set_write_buffer_limits(0)  # whatever is not taken pauses writing
         self.await_request()
         longest = next(iter(self.idle))
         if len(self.connections) > self.settings.max_connections and longest is not self:
@@ -124,8 +125,6 @@ class _Connection(HttpToolsProtocol):
         if not (self.is_answering or self.gone):
             # Without a deadline: uvicorn closes what stays idle after an answer.
             self.idle[self] = None
-            if self.transport.get_write_buffer_size():
-                self.start_deadline()
 
     def pause_writing(self) -> None:
         # Apart from the other deadline: what a client sends meanwhile is no sign that it reads.
@@ -161,9 +160,6 @@ class _Connection(HttpToolsProtocol):
 
     def await_request(self) -> None:
         self.idle[self] = None
-        self.start_deadline()
-
-    def start_deadline(self) -> None:
         if self.deadline is None:
             self.deadline = self.loop.call_later(self.settings.timeout_seconds, self.cut)
 
