@@ -62,12 +62,12 @@ class _Connection(HttpToolsProtocol):
     taking: asyncio.TimerHandle | None = None
     asking: "asyncio.Task[Any] | None" = None
     gone = False
+    is_awaited = False  # a request of which nothing, or not all headers, has come
     arrived = 0  # bytes since headers were complete, a piece of a body came, or a request ended
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.together = _WritesTogether(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", self.together))
-        transport.set_write_buffer_limits(0)  # whatever is not taken pauses writing
         self.await_request()
         longest = next(iter(self.idle))
         if len(self.connections) > self.settings.max_connections and longest is not self:
@@ -123,8 +123,10 @@ class _Connection(HttpToolsProtocol):
         super().on_response_complete()
         self.together.flush()
         if not (self.is_answering or self.gone):
-            # Without a deadline: uvicorn closes what stays idle after an answer.
+            # Once all is taken, without a deadline: uvicorn closes what stays idle after an answer.
             self.idle[self] = None
+            if self.transport.get_write_buffer_size():
+                self.start_deadline()
 
     def pause_writing(self) -> None:
         # Apart from the other deadline: what a client sends meanwhile is no sign that it reads.
@@ -159,9 +161,17 @@ class _Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def await_request(self) -> None:
-        self.idle[self] = None
+        self.idle[self], self.is_awaited = None, True
+        self.start_deadline()
+
+    def start_deadline(self) -> None:
         if self.deadline is None:
-            self.deadline = self.loop.call_later(self.settings.timeout_seconds, self.cut)
+            self.deadline = self.loop.call_later(self.settings.timeout_seconds, self.miss_deadline)
+
+    def miss_deadline(self) -> None:
+        self.deadline = None
+        if self.is_awaited or self.transport.get_write_buffer_size():
+            self.cut()
 
     def cut(self) -> None:
         log.info("connection_cut")
@@ -175,6 +185,7 @@ class _Connection(HttpToolsProtocol):
     def go_on(self) -> None:
         if self.taking is None:
             self.idle.pop(self, None)
+        self.is_awaited = False
         if self.deadline is not None:
             self.deadline.cancel()
             self.deadline = None
