@@ -6,14 +6,17 @@ import json
 import re
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+import trustme
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from guarded_servers import (
@@ -39,6 +42,8 @@ QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
 
 BODY = json.dumps(request_of(QUERIES)).encode()
 
+
+HOST = "localhost"
 
 SOON = 20
 """Seconds within which a connection is closed or answered; a fault would keep it far longer."""
@@ -224,19 +229,28 @@ class Many(torch.nn.Module):
 
 
 @contextmanager
-def asking_for_much(seconds: float, times: int) -> Iterator[tuple[Running, socket.socket]]:
+def asking_for_much(
+    seconds: float, times: int, keys: Path | None = None
+) -> Iterator[tuple[Running, socket.socket]]:
     """Ask for an answer that no buffers hold; give the server and the connection."""
     # No guard, and no text of numbers: both would take longer than the answer may.
     guard = ServableDefense("none", "1", Identity())
     queries = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))
     body = json.dumps(request_of(queries, parameters={"binary_data_output": True})).encode()
+    tls = (
+        {} if keys is None else {"tls_certificate": keys / "cert.pem", "tls_key": keys / "key.pem"}
+    )
     with (
-        serving(guard, target=TorchTarget(Many()), timeout_seconds=seconds) as server,
-        socket.socket() as connection,
+        serving(guard, target=TorchTarget(Many()), timeout_seconds=seconds, **tls) as server,
+        ExitStack() as stack,
     ):
+        connection = stack.enter_context(socket.socket())
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(PATIENCE)
         connection.connect(server.address())
+        if keys is not None:
+            trusting = ssl.create_default_context(cafile=keys / "authority.pem")
+            connection = stack.enter_context(trusting.wrap_socket(connection, server_hostname=HOST))
         connection.sendall(times * (head(f"Content-Length: {len(body)}") + body))
         yield server, connection
 
@@ -261,6 +275,27 @@ def test_an_answer_that_is_not_taken_is_given_up():
     whole, _, begun = said.partition(b"\r\n\r\n")
     assert b"200 OK" in whole
     assert 0 < len(begun) < int(re.search(rb"\ncontent-length: (\d+)", whole)[1])
+
+
+def given_up_under_tls(seconds: float, keys: Path) -> bool:
+    with asking_for_much(seconds, 1, keys) as (server, _):
+        eventually(
+            lambda: re.search('connection_cut|"refused"', server.log.getvalue()), seconds + SOON
+        )
+        return '"refused"' not in server.log.getvalue()
+
+
+@pytest.mark.hostile(
+    "a client that does not read its answer, over TLS", 1, "the connection is closed"
+)
+def test_an_answer_that_is_not_taken_is_given_up_under_tls(tmp_path):
+    """What TLS has taken over is out of uvloop's sight: it must not take over all at once."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    assert any(given_up_under_tls(seconds, tmp_path) for seconds in (1, 4, 16, 64))
 
 
 def stays_after_much(seconds: float) -> bool:

@@ -14,6 +14,9 @@ MOST_HEADER_BYTES = 64 * 2**10
 MOST_PIPELINED = 64
 """Most requests that wait for the answer to one before them on the same connection."""
 
+MOST_WRITTEN = 2**18
+"""Most bytes of one write: with TLS, uvloop does not notice that a larger one is not read."""
+
 CONNECTION = "connection"
 """Where the state of a request's scope holds its connection."""
 
@@ -40,8 +43,9 @@ class _WritesTogether:
     def flush(self) -> None:
         """Send what is held."""
         held, self._held = b"".join(self._held), []
-        if held and not self._transport.is_closing():
-            self._transport.write(held)
+        for start in range(0, len(held), MOST_WRITTEN):
+            if not self._transport.is_closing():
+                self._transport.write(held[start : start + MOST_WRITTEN])
 
     def close(self) -> None:
         self.flush()
