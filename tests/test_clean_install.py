@@ -118,7 +118,7 @@ from typer.testing import CliRunner
 print(oneway.__version__, CliRunner().invoke(app, ['--help']).stdout)
 for name in {PACKAGES}:
     package = import_module(f'oneway.{{name}}')
-    [getattr(package, name) for name in package.__all__]
+    [getattr(package, name) for name in getattr(package, '__all__', ())]
 """
 
 

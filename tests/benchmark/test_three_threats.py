@@ -1,13 +1,12 @@
 """The board of releases against three threats, and its picture, are of the stored records."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmark_files import benchmark_module
 from oneway.evaluation.store import read_json_lines, write_json_lines
 
 ROOT = Path(__file__).parents[2]
@@ -18,12 +17,7 @@ NUMBER = re.compile(r"-?\d+\.\d+")
 @pytest.fixture(scope="module")
 def threats():
     pytest.importorskip("sklearn")
-    spec = importlib.util.spec_from_file_location("threats", ROOT / "benchmarks" / "threats.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "threats", module)
-        spec.loader.exec_module(module)
-        yield module
+    return benchmark_module("threats")
 
 
 def differ(one, other):

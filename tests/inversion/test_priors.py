@@ -1,24 +1,19 @@
 """Generative priors: what they learn, GMI's layers, and trainings that go on where they were."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from benchmark_files import benchmark_module
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import Store
 from oneway.evaluation.attackers import PriorTrainer
 from oneway.inversion import Autoencoder, AutoencoderSettings, train_autoencoder
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-import adversarial_prior as priors
-from adversarial_prior import (
-    AdversarialPrior,
-    AdversarialPriorSettings,
-    AdversarialPriorTraining,
-    train_adversarial_prior,
-)
+priors = benchmark_module("adversarial_prior")
+AdversarialPrior = priors.AdversarialPrior
+AdversarialPriorSettings = priors.AdversarialPriorSettings
+AdversarialPriorTraining = priors.AdversarialPriorTraining
+train_adversarial_prior = priors.train_adversarial_prior
 
 SMALL = AdversarialPriorSettings(width=2, batch_size=4, critic_steps=2)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from oneway.auditing import InversionRecord
 from oneway.evaluation import FLAGS
 from oneway.evaluation.records import numerics_of
+from oneway.report import audit as words
 from oneway.report.audit import (
     attackers_table,
     distortion_line,
@@ -194,6 +195,15 @@ def test_next_to_nothing_leaks_only_if_that_is_true_of_the_least_confident_queri
             closed_gap_least_confident_interval={"low": 0.1, "estimate": 0.5, "high": high},
         )
         assert line.endswith(f"but the least confident queries {leak} more."), high
+
+
+def test_nothing_is_good_that_no_decoder_attacked():
+    hidden = {"closed_gap": 0.95, "closed_gap_least_confident": 0.9}
+    assert words.headline(record_of(**hidden)).tone == "good"
+    quick = ("label-only", "cell-means", "kernel-ridge", "stack")
+    judged = words.headline(record_of(**hidden, errors=dict.fromkeys(quick, 0.03)))
+    assert judged.tone == "mixed"
+    assert judged.sentence.endswith("None of them trained a decoder: give the audit more time.")
 
 
 def test_too_few_least_confident_queries_give_no_number():

@@ -11,6 +11,7 @@ from oneway.auditing import InversionRecord, Understanding
 from oneway.auditing.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.evaluation import AttackRecord, MatchingResult
 from oneway.evaluation.records import outdated
+from oneway.evaluation.verdict import trained_attacks
 from oneway.metrics import Interval
 from oneway.report.sentences import (
     LABEL_LEAKS,
@@ -187,10 +188,20 @@ def headline(record: InversionRecord) -> Headline:
             f"{facts}little leaks on average, but the least confident queries "
             f"{'leak' if certain else 'may leak'} more.",
         )
-    return Headline(
-        *BEST,
-        f"{facts}next to nothing leaks beyond the label, to these attackers.",
-    )
+    meaning = f"{facts}next to nothing leaks beyond the label, to these attackers."
+    if not _decoders_ran(record):
+        return Headline(
+            "mixed",
+            "Next to nothing leaks, to attackers without decoders",
+            f"{meaning} None of them trained a decoder: give the audit more time.",
+        )
+    return Headline(*BEST, meaning)
+
+
+def _decoders_ran(record: InversionRecord) -> bool:
+    """Return whether an attack on the release trained decoders on more than its label."""
+    attacks, names = inversion_attacks(), trained_attacks(record.errors)
+    return any(name not in attacks or attacks[name].trains_decoders for name in names)
 
 
 def _failed(record: InversionRecord, gap: Gap) -> Headline:
