@@ -4,7 +4,7 @@ One process, uvicorn on uvloop and httptools, a plain ASGI function, JSON by msg
 batches, no limits, no log. Run by `benchmarks/serving.py`, as `bare_server.py FACTORY`.
 
 `bare_server.py FACTORY CODEBOOK` also reads, checks and guards as oneway's server does, by the same
-functions: what it costs beyond the bare server no server of oneway can save.
+functions, one request at a time: batches of several clients can cost less.
 """
 
 import importlib

@@ -106,7 +106,7 @@ class Running:
         return line in self.client.get("/metrics").text.splitlines()
 
     def address(self) -> tuple[str, int]:
-        host, port = self.url.removeprefix("http://").split(":")
+        host, port = self.url.partition("://")[2].split(":")
         return host, int(port)
 
     def everything(self, answer: httpx.Response) -> str:

@@ -127,6 +127,16 @@ def test_what_is_missing_or_unknown_is_said_before_any_work(model):
             call()
 
 
+def test_scores_and_queries_may_be_tensors_of_any_type():
+    scores = torch.randn(600, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    images = torch.from_numpy(PIXELS)[:, None].bfloat16() / 255
+    wanted = read_scores(scores.float(), images.float(), outputs="logits")
+    for given in (scores, scores.float().requires_grad_()):
+        read = read_scores(given, images, outputs="logits")
+        assert torch.equal(read.logits, wanted.logits)
+        assert torch.equal(read.queries, wanted.queries)
+
+
 def test_a_certificate_names_its_queries_and_scores_by_their_hash(model):
     images = torch.from_numpy(PIXELS).float()[:, None] / 255
     with torch.no_grad():

@@ -6,12 +6,17 @@ import json
 import re
 import resource
 import socket
+import ssl
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+import trustme
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from guarded_servers import (
@@ -37,6 +42,8 @@ QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
 
 BODY = json.dumps(request_of(QUERIES)).encode()
 
+
+HOST = "localhost"
 
 SOON = 20
 """Seconds within which a connection is closed or answered; a fault would keep it far longer."""
@@ -221,21 +228,37 @@ class Many(torch.nn.Module):
         return images.flatten(1).repeat(1, 2000)
 
 
-def not_taken(seconds: float) -> bytes:
-    """Ask for a large answer and do not read it; return what comes once it has been given up."""
+@contextmanager
+def asking_for_much(
+    seconds: float, times: int, keys: Path | None = None
+) -> Iterator[tuple[Running, socket.socket]]:
+    """Ask for an answer that no buffers hold; give the server and the connection."""
     # No guard, and no text of numbers: both would take longer than the answer may.
     guard = ServableDefense("none", "1", Identity())
     queries = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))
     body = json.dumps(request_of(queries, parameters={"binary_data_output": True})).encode()
+    tls = (
+        {} if keys is None else {"tls_certificate": keys / "cert.pem", "tls_key": keys / "key.pem"}
+    )
     with (
-        serving(guard, target=TorchTarget(Many()), timeout_seconds=seconds) as server,
-        socket.socket() as connection,
+        serving(guard, target=TorchTarget(Many()), timeout_seconds=seconds, **tls) as server,
+        ExitStack() as stack,
     ):
+        connection = stack.enter_context(socket.socket())
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(PATIENCE)
         connection.connect(server.address())
-        # Twice: while an answer waits behind another one, only what is not taken counts.
-        connection.sendall(2 * (head(f"Content-Length: {len(body)}") + body))
+        if keys is not None:
+            trusting = ssl.create_default_context(cafile=keys / "authority.pem")
+            connection = stack.enter_context(trusting.wrap_socket(connection, server_hostname=HOST))
+        connection.sendall(times * (head(f"Content-Length: {len(body)}") + body))
+        yield server, connection
+
+
+def not_taken(seconds: float) -> bytes:
+    """Do not read a large answer; return what comes once it has been given up."""
+    # Twice: while an answer waits behind another one, only what is not taken counts.
+    with asking_for_much(seconds, 2) as (server, connection):
         # It is cut, or has been refused since this machine is too slow for so short a time.
         eventually(
             lambda: re.search('connection_cut|"refused"', server.log.getvalue()), seconds + SOON
@@ -252,6 +275,50 @@ def test_an_answer_that_is_not_taken_is_given_up():
     whole, _, begun = said.partition(b"\r\n\r\n")
     assert b"200 OK" in whole
     assert 0 < len(begun) < int(re.search(rb"\ncontent-length: (\d+)", whole)[1])
+
+
+def given_up_under_tls(seconds: float, keys: Path) -> bool:
+    with asking_for_much(seconds, 1, keys) as (server, _):
+        eventually(
+            lambda: re.search('connection_cut|"refused"', server.log.getvalue()), seconds + SOON
+        )
+        return '"refused"' not in server.log.getvalue()
+
+
+@pytest.mark.hostile(
+    "a client that does not read its answer, over TLS", 1, "the connection is closed"
+)
+def test_an_answer_that_is_not_taken_is_given_up_under_tls(tmp_path):
+    """What TLS has taken over is out of uvloop's sight: it must not take over all at once."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    assert any(given_up_under_tls(seconds, tmp_path) for seconds in (1, 4, 16, 64))
+
+
+def stays_after_much(seconds: float) -> bool:
+    """Read a large answer; say whether its connection is still open when a silent one is cut."""
+    with asking_for_much(seconds, 1) as (server, connection), connection.makefile("rb") as answer:
+        length, line = 0, answer.readline()
+        while line.strip():
+            name, _, value = line.partition(b": ")
+            length, line = int(value) if name == b"content-length" else length, answer.readline()
+        try:
+            taken = len(answer.read(length))
+        except ConnectionError:
+            taken = 0
+        if taken < 2**20:  # it was refused, or cut: this machine was too slow
+            return False
+        with connected(server) as silent:
+            assert told(silent) == b""
+        return used(connection)
+
+
+def test_a_connection_stays_open_once_a_large_answer_has_been_taken():
+    """The time to take an answer ends when it is taken, not when the next request comes."""
+    assert any(map(stays_after_much, (1, 4, 16)))
 
 
 def deaf_client(server: Running, stack: ExitStack) -> socket.socket:
@@ -330,6 +397,12 @@ def test_a_server_makes_room_for_all_connections_or_does_not_start(monkeypatch):
         else:
             make_room(settings(**ports))
         assert made == ([(expected, limits[1])] if isinstance(expected, int) else []), limits
+
+
+def test_a_system_without_such_limits_serves_all_the_same(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    monkeypatch.delitem(sys.modules, "oneway.serving.running")
+    import_module("oneway.serving.running").make_room(settings())
 
 
 @pytest.mark.hostile(

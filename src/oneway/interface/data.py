@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.contracts import FrameTarget, Target
@@ -184,6 +185,15 @@ def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2
 
 
+def as_array(values: NDArray[Any] | Tensor) -> NDArray[Any]:
+    """Return an array, or a tensor as one; bfloat16, which NumPy lacks, becomes float32."""
+    if not isinstance(values, Tensor):
+        return values
+    plain = values.detach().cpu()
+    array: NDArray[Any] = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    return array
+
+
 def _is_data_set(data: Any) -> bool:
     known = (str, Path, np.ndarray, Tensor, Mapping, tuple)
     has_items = hasattr(data, "__getitem__") and isinstance(data, Sized)
@@ -212,7 +222,7 @@ def _as_table(data: Any) -> Any:
     if isinstance(data, str | Path):
         return Path(data) if Path(data).suffix.lower() in TABLES else None
     if isinstance(data, np.ndarray | Tensor):
-        return {"x": np.asarray(data)} if data.ndim == 2 else None
+        return {"x": as_array(data)} if data.ndim == 2 else None
     return data if hasattr(data, "columns") else None
 
 
@@ -238,5 +248,4 @@ def _images(data: Any, name: str, reading: Reading, report: ProgressCallback) ->
             f"{name} must be a path, an array, a tensor, a DataFrame or a data set of PyTorch, but "
             f"is {type(data).__name__}."
         )
-    images = data.detach().cpu().numpy() if isinstance(data, Tensor) else data
-    return Rows(image_tensor(images, Path(name)), None, None, (), name)
+    return Rows(image_tensor(as_array(data), Path(name)), None, None, (), name)

@@ -18,7 +18,7 @@ from oneway.data.mapped import spool_parquet
 from oneway.data.tables import read_table_file
 from oneway.defenses.identity import Identity
 from oneway.errors import CorruptDataError, InvalidOptionError
-from oneway.interface.data import AS_IT_IS, Reading, read_rows
+from oneway.interface.data import AS_IT_IS, Reading, as_array, read_rows
 from oneway.releases import Outputs, logits_from_confidences, release
 from oneway.targets import DefendedTarget, ask_variants, open_target, target_of
 from oneway.targets.answers import checked_class_names
@@ -152,7 +152,7 @@ def read_scores(
             f"scores take no options of a model, but got {', '.join(options)}. Leave them out."
         )
     path = Path(source) if in_file else Path("the scores")
-    arrays = _read_arrays(path) if in_file else {"array": np.asarray(source)}
+    arrays = _read_arrays(path) if in_file else {"array": as_array(source)}
     logits = scores_to_logits(arrays, path, outputs)
     shown = _queries_in(arrays, path)
     if queries is not None:

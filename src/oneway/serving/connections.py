@@ -14,6 +14,9 @@ MOST_HEADER_BYTES = 64 * 2**10
 MOST_PIPELINED = 64
 """Most requests that wait for the answer to one before them on the same connection."""
 
+MOST_WRITTEN = 2**18
+"""Most bytes of one write: with TLS, uvloop does not notice that a larger one is not read."""
+
 CONNECTION = "connection"
 """Where the state of a request's scope holds its connection."""
 
@@ -40,8 +43,9 @@ class _WritesTogether:
     def flush(self) -> None:
         """Send what is held."""
         held, self._held = b"".join(self._held), []
-        if held and not self._transport.is_closing():
-            self._transport.write(held)
+        for start in range(0, len(held), MOST_WRITTEN):
+            if not self._transport.is_closing():
+                self._transport.write(held[start : start + MOST_WRITTEN])
 
     def close(self) -> None:
         self.flush()
@@ -62,6 +66,7 @@ class _Connection(HttpToolsProtocol):
     taking: asyncio.TimerHandle | None = None
     asking: "asyncio.Task[Any] | None" = None
     gone = False
+    is_awaited = False  # a request of which nothing, or not all headers, has come
     arrived = 0  # bytes since headers were complete, a piece of a body came, or a request ended
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -122,7 +127,7 @@ class _Connection(HttpToolsProtocol):
         super().on_response_complete()
         self.together.flush()
         if not (self.is_answering or self.gone):
-            # Without a deadline: uvicorn closes what stays idle after an answer.
+            # Once all is taken, without a deadline: uvicorn closes what stays idle after an answer.
             self.idle[self] = None
             if self.transport.get_write_buffer_size():
                 self.start_deadline()
@@ -160,12 +165,17 @@ class _Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def await_request(self) -> None:
-        self.idle[self] = None
+        self.idle[self], self.is_awaited = None, True
         self.start_deadline()
 
     def start_deadline(self) -> None:
         if self.deadline is None:
-            self.deadline = self.loop.call_later(self.settings.timeout_seconds, self.cut)
+            self.deadline = self.loop.call_later(self.settings.timeout_seconds, self.miss_deadline)
+
+    def miss_deadline(self) -> None:
+        self.deadline = None
+        if self.is_awaited or self.transport.get_write_buffer_size():
+            self.cut()
 
     def cut(self) -> None:
         log.info("connection_cut")
@@ -179,6 +189,7 @@ class _Connection(HttpToolsProtocol):
     def go_on(self) -> None:
         if self.taking is None:
             self.idle.pop(self, None)
+        self.is_awaited = False
         if self.deadline is not None:
             self.deadline.cancel()
             self.deadline = None

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import resource
 import signal
 import socket
 import threading
@@ -83,6 +82,10 @@ def make_room(settings: ServingSettings) -> None:
     Raises:
         InvalidOptionError: The operating system's limit is lower.
     """
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
     ports = 1 + (settings.admin_port is not None) + (settings.grpc_port is not None)
     needed = ports * settings.max_connections + settings.max_upstream_requests + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
