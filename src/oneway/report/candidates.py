@@ -26,7 +26,11 @@ def candidates_table(candidates: Sequence[ReleaseCandidate], chosen: ReleaseCand
         }
     hidden = "certified error" if not columns else "what is hidden"
     books = [each.options for each in candidates if each.defense == "codebook"]
-    shared = dict(set.intersection(*(set(each.items()) for each in books))) if books[1:] else {}
+    shared = {
+        name: value
+        for name, value in (books[0] if books[1:] else {}).items()
+        if all(name in each and each[name] == value for each in books)
+    }
 
     def named(row: ReleaseCandidate) -> str:
         common = shared if row.defense == "codebook" else {}
