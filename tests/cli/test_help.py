@@ -1,6 +1,8 @@
 """Help is fast because it imports nothing heavy, and it shows by example."""
 
+import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -17,6 +19,13 @@ def names_of(group):
             yield from ((name, *words) for words in names_of(command))
         else:
             yield (name,)
+
+
+def options_of(words):
+    """Return the options of the command of these words, as they are typed."""
+    command = functools.reduce(lambda group, name: group.commands[name], words, all_commands())
+    params = command.params
+    return {name for each in params for name in (*each.opts, *each.secondary_opts) if "--" in name}
 
 
 COMMANDS = list(names_of(all_commands()))
@@ -36,6 +45,8 @@ def test_examples_can_be_copied_out_of_the_help_of_a_narrow_terminal(
     assert result.exit_code == 0
     monkeypatch.chdir(tmp_path)
     (tmp_path / "audit.toml").write_text(AUDIT, encoding="utf-8")
+    shown = set(re.findall(r"[\w-]+", result.stdout))
+    assert not (cut := options_of(command) - shown), cut
     examples = commands_of(result.stdout.split("For example:")[1])
     assert examples
     for words in examples:
@@ -77,7 +88,7 @@ def test_help_ends_on_an_output_of_ascii_alone():
     script = "from oneway.cli.main import app; app(['train', 'inverter', '--help'])"
     done = subprocess.run(  # noqa: S603  our own interpreter and script
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"},
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "50"},
         capture_output=True,
         check=False,
     )

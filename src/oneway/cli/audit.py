@@ -15,7 +15,6 @@ from oneway.cli.common import (
     ModelOptions,
     ModelOutputs,
     NoImages,
-    Options,
     choose_device,
     command,
     command_line,
@@ -32,6 +31,9 @@ from oneway.errors import InvalidOptionError
 if TYPE_CHECKING:
     from oneway.auditing import AuditRecord, Understanding
     from oneway.interface import AuditSource, Reading, ThreatSettings
+
+RELEASE, ATTACKS = "Release", "Attacks"
+"""Headings in help texts of the options that say what is released, and how it is attacked."""
 
 Model = Annotated[
     str,
@@ -52,7 +54,10 @@ Queries = Annotated[
 ]
 Threats = Annotated[
     str,
-    typer.Option(help="Threats to audit, separated by commas: inversion, membership, stealing."),
+    typer.Option(
+        help="Threats to audit, separated by commas: inversion, membership, stealing.",
+        rich_help_panel=ATTACKS,
+    ),
 ]
 Members = Annotated[
     Path | None,
@@ -64,7 +69,11 @@ NonMembers = Annotated[
 ]
 References = Annotated[
     int | None,
-    typer.Option(min=0, help="For membership: reference models of the attacker, even. [8]"),
+    typer.Option(
+        min=0,
+        help="For membership: reference models of the attacker, even. [8]",
+        rich_help_panel=ATTACKS,
+    ),
 ]
 Public = Annotated[
     Path | None,
@@ -73,26 +82,47 @@ Public = Annotated[
 Budgets = Annotated[
     list[int] | None,
     typer.Option(
-        "--budget", min=1, help="For stealing: queries of a thief; repeatable. [100 400 2000]"
+        "--budget",
+        min=1,
+        help="For stealing: queries of a thief; repeatable. [100 400 2000]",
+        rich_help_panel=ATTACKS,
     ),
 ]
 AuditedDefense = Annotated[
     str,
-    typer.Option(help="Registered defense to audit.", autocompletion=defense_names),
+    typer.Option(
+        help="Registered defense to audit.", autocompletion=defense_names, rich_help_panel=RELEASE
+    ),
+]
+DefenseOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Defense option, NAME=VALUE, like step_size=0.1; repeatable.",
+        rich_help_panel=RELEASE,
+    ),
 ]
 GuardFile = Annotated[
-    Path | None, typer.Option(help="Codebook file to audit, from `oneway codebook`, instead.")
+    Path | None,
+    typer.Option(
+        help="Codebook file to audit, from `oneway codebook`, instead.", rich_help_panel=RELEASE
+    ),
 ]
 Guarded = Annotated[
     str | None,
-    typer.Option(help="Model that gives defended answers instead, like MODEL."),
+    typer.Option(
+        help="Model that gives defended answers instead, like MODEL.", rich_help_panel=RELEASE
+    ),
     Reads(),
 ]
 GuardedOutputs = Annotated[
-    Literal["logits", "confidences"], typer.Option(help="Output of the guarded model.")
+    Literal["logits", "confidences"],
+    typer.Option(help="Output of the guarded model.", rich_help_panel=RELEASE),
 ]
 GuardedOptions = Annotated[
-    list[str] | None, typer.Option(help="Option of the guarded model, NAME=VALUE; repeatable.")
+    list[str] | None,
+    typer.Option(
+        help="Option of the guarded model, NAME=VALUE; repeatable.", rich_help_panel=RELEASE
+    ),
 ]
 Classes = Annotated[
     str | None,
@@ -104,12 +134,23 @@ Classes = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(help="Target run time of all threats together, in minutes. [no limit]"),
+    typer.Option(
+        help="Target run time of all threats together, in minutes. [no limit]",
+        rich_help_panel=ATTACKS,
+    ),
 ]
 Seeds = Annotated[
-    int, typer.Option(min=1, help="Number of seeds; use at least 3 for results that you share.")
+    int,
+    typer.Option(
+        min=1,
+        help="Number of seeds; use at least 3 for results that you share.",
+        rich_help_panel=ATTACKS,
+    ),
 ]
-Controls = Annotated[bool, typer.Option(help="Run the controls, which test the attackers.")]
+Controls = Annotated[
+    bool,
+    typer.Option(help="Run the controls, which test the attackers.", rich_help_panel=ATTACKS),
+]
 RequireGap = Annotated[
     float | None,
     typer.Option(help="Exit 1 if the closed gap G of a threat, or its bound, is below this."),
@@ -142,7 +183,7 @@ def audit_source(
     public: Public = None,
     outputs: ModelOutputs = None,
     defense: AuditedDefense = "none",
-    option: Options = None,
+    option: DefenseOptions = None,
     guard: GuardFile = None,
     guarded: Guarded = None,
     guarded_outputs: GuardedOutputs = "confidences",

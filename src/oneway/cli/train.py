@@ -132,7 +132,12 @@ def inverter(
         typer.Option(help="Input transform."),
     ] = "faithful",
     hidden_layers_removed: Annotated[
-        int, typer.Option(min=0, help="Layers fewer than the attacker's; the paper's surrogate: 2.")
+        int,
+        typer.Option(
+            min=0,
+            help="Layers fewer than the attacker's; the paper's surrogate: 2.",
+            rich_help_panel="Surrogate",
+        ),
     ] = 2,
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the images.")] = 24,
     seed: Seed = 0,

@@ -31,8 +31,8 @@ from oneway.defenses.codebook.traffic import first_copies, query_keys
 from reference import codebook as slow
 
 DRAWS = 100
-MISSES = 10
-"""Of 100 draws at 95 %: the mean of 5 and a bit more than two deviations."""
+MISSES = 2
+"""Of 100 draws at 95 %. Bets are cautious, and miss none of these: at 80 % they miss 6."""
 
 CELLS = st.lists(st.integers(0, 5), max_size=60)
 

@@ -106,7 +106,7 @@ def error_sentence(certificate: Certificate) -> str:
 
 
 NOT_EXCLUDED = (
-    "The lower bound does not exclude that the release reveals as much as clean scores do."
+    "The lower bound on G does not exclude that the release reveals as much as clean scores do."
 )
 
 NO_CLEAN_ATTACK = (
