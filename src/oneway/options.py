@@ -284,7 +284,14 @@ def injected_names(kind: Any) -> tuple[str, ...]:
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+    """Return the default of a field; ``MISSING`` itself where it has none.
+
+    A class that was pickled by value brings copies of ``MISSING`` with it, which are not it.
+    """
+    made: Any = field.default_factory
+    if not isinstance(made, type(MISSING)):
+        return made()
+    return MISSING if isinstance(field.default, type(MISSING)) else field.default
 
 
 def _declared_option(field: "dataclasses.Field[Any]", hint: Any) -> Option:

@@ -1,6 +1,8 @@
 """Options declared once: what is refused of each, on every way to a defense and its training."""
 
+import dataclasses
 import inspect
+import itertools
 import math
 
 import pytest
@@ -329,3 +331,20 @@ def test_the_docstring_of_a_class_says_what_each_option_sets():
         "More options.\n\nAttributes:\n    width: Width, in pixels.\n    level: Level, in nats."
     )
     assert inspect.getdoc(Options).count("Attributes:") == 0
+
+
+def test_a_class_that_was_sent_by_value_keeps_its_defaults_and_required_options():
+    """Ray and joblib send what a script defines by value, with copies of ``MISSING``."""
+
+    class Sent(Options):
+        given: int = option("Required.")
+        kept: int = option("Has a default.", default=3)
+        made: tuple[int, ...] = option("Makes its default.", default_factory=lambda: (1, 2))
+
+    for field, name in itertools.product(dataclasses.fields(Sent), ("default", "default_factory")):
+        if getattr(field, name) is dataclasses.MISSING:
+            setattr(field, name, type(dataclasses.MISSING)())
+    options = options_of(Sent)
+    required = {name: each.required for name, each in options.items()}
+    assert required == {"given": True, "kept": False, "made": False}
+    assert (options["kept"].default, options["made"].default) == (3, (1, 2))
