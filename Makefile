@@ -37,8 +37,8 @@ demo: $(or $(wildcard $(READY)),$(DEMO)) ## Invert a classifier's scores, defend
 	$(BIN)/oneway demo $(ARGS)
 
 # ARGS come last: "-n 8" takes more workers, "-n 0" none.
-test: $(READY) ## Run the tests, in two workers.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+test: $(READY) ## Run the tests, in three workers: on two cores one of them often waits for a process.
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 check: $(READY) ## Format, lint, types, and who may import whom.
 	$(BIN)/ruff format --check .
