@@ -329,8 +329,8 @@ def _train_nothing(*_: Tensor) -> nn.Module:
 
 def measure(options: argparse.Namespace) -> None:
     """Measure each release on each target, and write each record when it is done."""
-    records = of_today(options.out)
     stored = read_json_lines(options.out)
+    records = of_today(stored)
     done = {(row["data"], row["fit"], row["seed"], row["release"]): row for row in records}
     for seed in options.seeds:
         for data, fit in (case.split("-") for case in options.cases):
@@ -365,12 +365,12 @@ def measure(options: argparse.Namespace) -> None:
                 )
 
 
-def of_today(path: Path) -> list[Row]:
-    """Return the records of a file that today's attackers made, of releases with these options."""
+def of_today(stored: Sequence[Row]) -> list[Row]:
+    """Return the records that today's attackers made, of releases with these options."""
     options = {spec.name: dict(spec.options) for spec in RELEASES}
     return [
         row
-        for row in read_json_lines(path)
+        for row in stored
         if not outdated(row.get("numerics", {}), ATTACKERS)
         and row["options"] == options.get(row["release"], {})
     ]

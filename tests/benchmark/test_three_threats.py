@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmark_files import benchmark_module
-from oneway.evaluation.store import read_json_lines, write_json_lines
+from oneway.evaluation.store import read_json_lines
 
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "results" / "bench-threats-board.jsonl"
@@ -45,12 +45,12 @@ def test_records_are_of_the_releases_that_bear_their_names(threats):
         assert row["options"] == options.get(row["release"], {}), row["release"]
 
 
-def test_what_older_attackers_or_other_options_made_is_measured_again(threats, tmp_path):
+def test_what_older_attackers_or_other_options_made_is_measured_again(threats):
     """A record is let go if its attackers or its options are not today's."""
     kept = read_json_lines(ROOT / "results" / "bench-threats.jsonl")[:3]
     older = {**kept[0], "numerics": {**kept[0]["numerics"], "kernel-ridge": 1}}
-    write_json_lines(tmp_path / "t.jsonl", [*kept, older, {**kept[1], "options": {"decimals": 9}}])
-    assert threats.of_today(tmp_path / "t.jsonl") == kept
+    stored = [*kept, older, {**kept[1], "options": {"decimals": 9}}]
+    assert threats.of_today(stored) == kept
 
 
 def test_older_records_stay_until_their_target_is_measured_again(threats):

@@ -4,11 +4,13 @@
 sign may be ``>``, or ``?`` where seeds do not decide; the number may be ``"OTHER RELEASE"`` or
 ``"OTHER RELEASE" VALUE``, of the same experiment. EXPERIMENT may be a file of JSON Lines: PRESET is
 then the ``data`` of its records, and VALUE a field with a half width; ``numerics`` of a record says
-which version of each attacker took part. A claim holds if the 95 %
-intervals over seeds lie wholly on its side, or with ``?``, if they overlap. Where the attack
-failed, G is not measured, and lies anywhere above its bound: a claim with ``>`` holds if the bound
-lies above the number, and none holds with ``<``. Without a bound, nothing but ``?`` holds. A claim
-on stale records, on one seed or on none is marked as such before the comment.
+which version of each attacker took part.
+
+A claim holds if the 95 % intervals over seeds lie wholly on its side, or with ``?``, if they
+overlap. Where the attack failed, G is not measured, and lies anywhere above its bound: a claim with
+``>`` holds if the bound lies above the number, and none holds with ``<``. Without a bound, nothing
+but ``?`` holds. A claim on stale records, on one seed or on none is marked as such before the
+comment.
 
 Words that no record can support say what they rest on instead: ``<!-- basis: definition -->``,
 ``<!-- basis: setting -->`` (how something was measured), ``<!-- basis: proof -->`` (an argument

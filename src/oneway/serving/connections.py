@@ -199,7 +199,7 @@ def protocol_of(settings: ServingSettings) -> type[_Connection]:
     """Return the class that speaks HTTP on the connections of one server.
 
     A connection is cut if a request's headers are more than 64 KiB, or are not there after
-    ``timeout_seconds``; or if its client reads nothing of an answer for as long, even if it sends.
+    ``timeout_seconds``; or if its client reads nothing of an answer for as long, whatever it sends.
     Beyond ``max_connections``, a new connection replaces the one that is idle longest, or whose
     client reads nothing.
     """
