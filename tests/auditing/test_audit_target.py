@@ -1,6 +1,8 @@
 """What is audited: refused before any query if it cannot be, and asked whether it is stable."""
 
 import dataclasses
+import importlib.util
+import sys
 
 import numpy as np
 import pytest
@@ -102,6 +104,18 @@ def test_clean_scores_of_an_estimator_with_a_threshold_are_those_of_an_open_api(
     accuracy = float((own == (true == 0)).double().mean())
     assert understand(audited).accuracy == accuracy
     assert measures.utility(audited, answered, Identity())["clean"]["top_1"] == accuracy
+
+
+def test_peak_memory_is_measured_where_the_system_tells_it(monkeypatch):
+    def peak():
+        cost = measures.utility(found, ask(found, Identity()), Identity())["cost"]
+        return cost["peak_memory_mebibytes"]
+
+    found = subject_of(black_box())
+    if importlib.util.find_spec("resource"):
+        assert peak() > 50
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert peak() is None
 
 
 def test_tables_that_share_records_are_said_to_share_records():

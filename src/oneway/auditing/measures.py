@@ -1,7 +1,6 @@
 """Measures of an audit: similarity, re-identification, utility and cost."""
 
 import dataclasses
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -363,9 +362,13 @@ def _cost(guard: DefendedTarget, queries: Tensor) -> dict[str, float]:
     return dict(zip(COSTS, (median, late, rate), strict=True))
 
 
-def _peak_memory(device: torch.device) -> float:
-    """Return the peak memory of this process, or of its GPU, in mebibytes."""
+def _peak_memory(device: torch.device) -> float | None:
+    """Return the peak memory of this process, or of its GPU, in mebibytes; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held / (2**20 if sys.platform == "darwin" else 2**10)
