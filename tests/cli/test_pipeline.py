@@ -11,6 +11,12 @@ from oneway.defenses import build_defense
 from oneway.releases import release
 
 
+def stored(path):
+    """Return the arrays of an .npz file, which is closed again."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
 def strict_labels(released: np.ndarray) -> np.ndarray:
     """Return each row's arg max, after seeing that nothing ties it."""
     ordered = np.sort(released, axis=1)
@@ -21,7 +27,7 @@ def strict_labels(released: np.ndarray) -> np.ndarray:
 def test_train_writes_splits_that_share_no_image(work):
     seen = []
     for name, count in (("private", 60), ("auxiliary", 80), ("test", 40)):
-        arrays = np.load(work / f"{name}.npz")
+        arrays = stored(work / f"{name}.npz")
         assert arrays["images"].shape == (count, 1, 32, 32)
         assert arrays["images"].dtype == np.uint8
         assert arrays["logits"].shape == (count, 10)
@@ -32,7 +38,7 @@ def test_train_writes_splits_that_share_no_image(work):
 @looped("name", ["auxiliary", "test"])
 def test_released_rows_are_probabilities_with_the_clean_label_strictly_on_top(work, name):
     clean, released = (
-        np.load(work / f"{name}.npz")["logits"],
+        stored(work / f"{name}.npz")["logits"],
         np.load(work / f"released-{name}.npy"),
     )
     assert released.dtype == np.float32
@@ -43,7 +49,7 @@ def test_released_rows_are_probabilities_with_the_clean_label_strictly_on_top(wo
 
 
 def test_released_rows_do_not_depend_on_who_else_is_in_the_file(oneway, work, tmp_path):
-    arrays = np.load(work / "test.npz")
+    arrays = stored(work / "test.npz")
     some = tmp_path / "some.npz"
     np.savez(some, images=arrays["images"][5:9], logits=arrays["logits"][5:9])
     out = tmp_path / "released.npy"
@@ -53,7 +59,7 @@ def test_released_rows_do_not_depend_on_who_else_is_in_the_file(oneway, work, tm
 
 
 def test_confidences_alone_are_enough_for_a_third_party(oneway, work, tmp_path):
-    arrays = np.load(work / "test.npz")
+    arrays = stored(work / "test.npz")
     logits = arrays["logits"].astype(np.float64)
     confidences = np.exp(logits - logits.max(1, keepdims=True))
     confidences /= confidences.sum(1, keepdims=True)
@@ -65,7 +71,7 @@ def test_confidences_alone_are_enough_for_a_third_party(oneway, work, tmp_path):
         "--out", tmp_path / "released.npz",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    released = np.load(tmp_path / "released.npz")["confidences"]
+    released = stored(tmp_path / "released.npz")["confidences"]
     np.testing.assert_allclose(released, np.load(work / "released-test.npy"), atol=1e-4)
 
 
@@ -82,7 +88,7 @@ def test_rounded_releases_keep_the_label_strictly_and_sum_to_one(
     steps = released.astype(np.float64) * 10**decimals
     assert np.abs(steps - steps.round()).max() <= 10**decimals * np.finfo(dtype).eps
     np.testing.assert_allclose(released.astype(np.float64).sum(1), 1, atol=np.finfo(dtype).eps * 10)
-    expected = np.load(work / "test.npz")["logits"].argmax(1)
+    expected = stored(work / "test.npz")["logits"].argmax(1)
     np.testing.assert_array_equal(strict_labels(released), expected)
 
 
@@ -98,7 +104,7 @@ def test_a_budget_bounds_what_is_released(oneway, work, tmp_path):
     )
     budget = ("--option", "budget=0.5", "--option", "norm=inf")
     assert oneway("defend", work / "test.npz", *options, *budget, "--out", out).exit_code == 0
-    clean = np.load(work / "test.npz")["logits"].astype(np.float64)
+    clean = stored(work / "test.npz")["logits"].astype(np.float64)
     # Softmax forgets a constant per row; half the range of what is left is the least it can be.
     noise = np.log(np.load(out)) - clean
     assert (np.ptp(noise, axis=1) / 2).max() <= 0.5 * (1 + 1e-5)
@@ -109,7 +115,7 @@ def test_label_only_needs_no_inverter_and_tells_the_label_alone(oneway, work, tm
     out = tmp_path / "released.npy"
     result = oneway("defend", work / "test.npz", "--defense", "label-only", "--out", out)
     assert result.exit_code == 0, result.output
-    released, labels = np.load(out), np.load(work / "test.npz")["logits"].argmax(1)
+    released, labels = np.load(out), stored(work / "test.npz")["logits"].argmax(1)
     np.testing.assert_array_equal(strict_labels(released), labels)
     assert len(np.unique(released, axis=0)) == len(np.unique(labels))
 
@@ -127,7 +133,7 @@ def test_every_untrained_defense_can_be_named_with_its_options(
     oneway, work, tmp_path, defense, options
 ):
     """And needs neither a surrogate nor the queries, if it reads none."""
-    logits, out = np.load(work / "test.npz")["logits"], tmp_path / "released.npy"
+    logits, out = stored(work / "test.npz")["logits"], tmp_path / "released.npy"
     np.savez(tmp_path / "scores.npz", logits=logits)
     pairs = [part for name, value in options.items() for part in ("--option", f"{name}={value}")]
     result = oneway("defend", tmp_path / "scores.npz", "--defense", defense, *pairs, "--out", out)
@@ -144,7 +150,7 @@ def test_a_defense_that_may_change_labels_says_how_many(oneway, work, tmp_path):
     noise = ("--defense", "gaussian-noise", "--option", "standard_deviation=20")
     result = oneway("defend", work / "test.npz", *noise, "--out", out)
     assert result.exit_code == 0, result.output
-    changed = (np.load(out).argmax(1) != np.load(work / "test.npz")["logits"].argmax(1)).sum()
+    changed = (np.load(out).argmax(1) != stored(work / "test.npz")["logits"].argmax(1)).sum()
     assert f"{changed} labels changed" in result.output
     assert changed > 0
 

@@ -251,7 +251,7 @@ def _note(statement: str, remedy: str) -> Json:
 
 def _version_findings(version: str, distribution: Distribution) -> Iterator[Json]:
     """Compare this interpreter and this code with the metadata of the installation."""
-    python, wanted = platform.python_version(), distribution.metadata["Requires-Python"]
+    python, wanted = platform.python_version(), _headers(distribution)["Requires-Python"]
     if wanted and not SpecifierSet(wanted).contains(python, prereleases=True):
         yield _fault(f"Python {python} is not {wanted}.", "Use another Python.")
     if distribution.version != version:
