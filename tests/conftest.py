@@ -24,6 +24,10 @@ for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Ray reads this when it is imported. A thread of Serve that asks for a cluster when that has ended
+# would start another, which takes ports and a sixth of a core until all tests are done.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+
 settings.register_profile("default", deadline=None, max_examples=60)
 # The same few examples each time; developers search further, and elsewhere.
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, max_examples=20)
@@ -119,7 +123,7 @@ def cluster():
         # Each is another Python to start: to add machines, to show logs, to show a page.
         for process in ("start_monitor", "start_log_monitor", "start_api_server"):
             patch.setattr(f"ray._private.node.Node.{process}", lambda *_, **__: None)
-        ray.init(num_cpus=2, log_to_driver=False, object_store_memory=2**27)
+        ray.init("local", num_cpus=2, log_to_driver=False, object_store_memory=2**27)
         yield ray
         ray.shutdown()
 

@@ -232,7 +232,7 @@ class PageRun:
 
     def _run_commands(self, block: Block) -> None:
         self.output, told = None, []
-        for words in commands_of(self._moved_to(block.text)):
+        for words in commands_of(self._moved_to(self._with_replaced(block.text))):
             if "parse only" in block.notes:
                 check_command(words)
                 continue
@@ -388,8 +388,8 @@ def _shape(block: Block, value: Any) -> Any:
         return value
     if isinstance(value, float):
         return 0.0
-    # A codebook's version is a hash of its numbers, whose last bits vary with the threads.
-    return re.sub(r"^[0-9a-f]{12}$", "0" * 12, value) if isinstance(value, str) else value
+    # A codebook's version is a hash of its numbers, whose last bits vary with the processor.
+    return re.sub(r"^[0-9a-f]{16}$", "0" * 16, value) if isinstance(value, str) else value
 
 
 def check_toml(values: dict[str, Any]) -> None:

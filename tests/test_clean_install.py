@@ -127,8 +127,19 @@ def test_importing_and_help_need_no_extra(said):
     assert "doctor" in said["help"]
 
 
-def test_doctor_finds_the_core_working_and_the_extras_missing(clean):
-    text = clean.run("oneway", "doctor").stdout.replace(str(clean.folder), "/home/you/work")
+DOCTOR = """
+from oneway.cli.main import app
+from typer.testing import CliRunner
+print(CliRunner().invoke(app, ['doctor'], catch_exceptions=False).stdout)
+"""
+
+
+def test_the_command_is_installed(clean):
+    assert re.match(r"oneway \d+\.\d+", clean.run("oneway", "--version").stdout)
+
+
+def test_doctor_finds_the_core_working_and_the_extras_missing(clean, said):
+    text = said["doctor"].replace(str(clean.folder), "/home/you/work")
     assert "Everything that was imported works." in text
     assert "broken" not in text
     state = re.compile(r"^(\w+) +(missing|incomplete|ready|broken) ", re.MULTILINE)
@@ -196,9 +207,10 @@ print(json.dumps([[one.exit_code, one.stderr] for one in done]))
 
 @pytest.fixture(scope="module")
 def said(clean):
-    """What three scripts print, in one process: each would import torch anew."""
+    """What four scripts print, in one process: each would import torch anew."""
     lines = ["import contextlib, io, json", "said = {}"]
-    for name, script in {"help": HELP, "guarded": GUARDED, "commands": COMMANDS}.items():
+    scripts = {"doctor": DOCTOR, "help": HELP, "guarded": GUARDED, "commands": COMMANDS}
+    for name, script in scripts.items():
         lines.append("with contextlib.redirect_stdout(io.StringIO()) as printed:")
         lines += [indent(script, "    "), f"said[{name!r}] = printed.getvalue()"]
     return json.loads(clean.script("\n".join([*lines, "print(json.dumps(said))"])))

@@ -59,13 +59,17 @@ def load_guard():
     return Guard(made, "logits", decimals=3)
 
 
+QUOTED = 7654321.0
+"""A score that a defense fails on and quotes: no process, actor or address has all its digits."""
+
+
 class Shouting:
     """A defense that fails on one query, and quotes it."""
 
     requires_input, keeps_label, deterministic = False, True, True
 
     def __call__(self, logits, images=None):  # noqa: ARG002
-        if (logits[:, 0] == 777).any():
+        if (logits[:, 0] == QUOTED).any():
             raise RuntimeError(f"cannot defend {logits.tolist()}")
         return load_guard().defense(logits)
 
@@ -82,7 +86,7 @@ class Model:
         if (queries == 3).all():
             return scores_of(queries) * np.nan
         scores = scores_of(queries)
-        scores[(queries == 2).all((1, 2, 3)), 0] = 777
+        scores[(queries == 2).all((1, 2, 3)), 0] = QUOTED
         return scores
 
 
@@ -96,21 +100,25 @@ def workers(cluster):
 @pytest.fixture(scope="module")
 def served(workers):  # noqa: ARG001
     serve = later("ray.serve")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serve.start(http_options={"port": port, "host": "127.0.0.1"})
-    guard = guard_deployment(
-        lambda: Guard(Shouting(), "logits", decimals=3),
-        autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
-        batch_wait_seconds=0.2,
-        max_batch_size=8,
-        ray_actor_options={"num_cpus": 0},  # it stays up beside the other tests of the cluster
-    )
-    handle = serve.run(
-        guard.bind(serve.deployment(Model, ray_actor_options={"num_cpus": 0}).bind())
-    )
-    return SimpleNamespace(handle=handle, port=port)  # it ends with the cluster, which is faster
+    with socket.socket() as reserved:
+        # Bound, so that no other process gets the port; Serve binds it as well, and listens.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        serve.start(http_options={"port": port, "host": "127.0.0.1"})
+        guard = guard_deployment(
+            lambda: Guard(Shouting(), "logits", decimals=3),
+            autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
+            batch_wait_seconds=0.2,
+            max_batch_size=8,
+            ray_actor_options={"num_cpus": 0},  # it stays up beside the other tests of the cluster
+        )
+        handle = serve.run(
+            guard.bind(serve.deployment(Model, ray_actor_options={"num_cpus": 0}).bind())
+        )
+        answer = handle.answer  # each look makes another handle, with threads of its own
+        yield SimpleNamespace(answer=answer, port=port)  # it ends with the cluster: that is faster
+        answer.shutdown()
 
 
 def post(port, body):
@@ -129,7 +137,7 @@ def post(port, body):
 @pytest.mark.slow
 def test_a_deployment_answers_with_what_the_guard_releases_in_any_batch(served):
     expected = load_guard()(scores_of(QUERIES))
-    released = served.handle.answer.remote(QUERIES).result(timeout_s=PATIENCE)
+    released = served.answer.remote(QUERIES).result(timeout_s=PATIENCE)
     np.testing.assert_array_equal(released, expected)
     np.testing.assert_array_equal(released.argmax(1), scores_of(QUERIES).argmax(1))
     status, told = post(served.port, {"instances": QUERIES.tolist()})
@@ -171,9 +179,9 @@ def test_a_guard_that_fails_lets_nothing_out(served):
     status, told = post(served.port, {"instances": twos.tolist()})
     assert (status, told) == (503, {"error": "the guard or its model failed; nothing is released"})
     with pytest.raises(DefenseFailedError, match="nothing is released") as raised:
-        served.handle.answer.remote(twos).result(timeout_s=PATIENCE)
+        served.answer.remote(twos).result(timeout_s=PATIENCE)
     assert "cannot defend" not in str(raised.value)
-    assert "777" not in str(raised.value)
+    assert "7654321" not in str(raised.value)
 
 
 def together(requests, guard, model=scores_of):
@@ -215,7 +223,7 @@ def test_a_query_that_breaks_something_fails_alone(fails):
         if fails == "the model":
             scores[queries[:, 0, 0, 0] == broken] = np.nan
         else:
-            scores[queries[:, 0, 0, 0] == broken, 0] = 777
+            scores[queries[:, 0, 0, 0] == broken, 0] = QUOTED
         return scores
 
     guard = Guard(Shouting(), "logits", decimals=3)

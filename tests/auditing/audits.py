@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ from oneway.auditing import (
     tasks,
 )
 from oneway.auditing.controls import controls_for
+from oneway.benchmark import runner
 from oneway.data import Column
 from oneway.evaluation import Store, yardsticks
 from oneway.inversion import TrainingSettings
@@ -128,8 +130,24 @@ TINY = AuditSettings(
 )
 
 
+def time_little(patch):
+    """Time a handful of queries: what they take is reported, and decides nothing."""
+    patch.setattr(measures, "SINGLE_QUERIES", 5)
+    patch.setattr(runner, "TIMED_QUERIES", 3)
+    patch.setattr(runner, "TIMED_BATCHES", 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_timing():
+    """Time a handful of queries in all tests of a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        time_little(patch)
+        yield
+
+
 def search_little(patch):
     """Leave attackers who train no decoder few choices, and attacks of certificates few rows."""
+    time_little(patch)
     patch.setattr(yardsticks, "ATTACKER_ROWS", 80)
     patch.setattr(gmi, "STEPS", 20)
     patch.setattr(gmi, "BUDGET", 4 * gmi.OFFSPRING)
@@ -168,7 +186,6 @@ def quickly(patch):
         patch.setattr(module, "settings_for", settings_for)
     patch.setattr(pacing, "TIMED_SECONDS", 0.01)
     patch.setattr(pacing, "SOLVED_ROWS", 100)
-    patch.setattr(measures, "SINGLE_QUERIES", 5)
     search_little(patch)
 
 

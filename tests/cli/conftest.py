@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from auditing.audits import little_timing
 from invoking import invoke
+
+__all__ = ["little_timing"]
 
 
 @pytest.fixture(scope="session")

@@ -5,30 +5,41 @@
 Any warning is an error. The navigation, which is the same on all pages, is written on the named
 pages alone; objects of a module are not repeated in the contents of its page; quotes stay straight;
 a default is shown by its value, which needs no source; a word has its stem looked up once, and a
-name its object; nobody looks for citations, C or C++; and nodes are found in one pass, not by one
-generator for each node above them.
+name its object; nobody looks for citations, C or C++, or for the lines where a function begins and
+ends; nothing is said that nobody reads; and nodes are found in one pass, not by one generator for
+each node above them.
 """
 
 import functools
 import gc
+import logging
 import sys
 from pathlib import Path
 
 from docutils.nodes import Node
+from docutils.utils import Reporter
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
+from sphinx.pycode.parser import Parser
 from sphinx.search.en import SearchEnglish
 
+find_one_by_one = Node.findall
 
-def find_all(node, kind):
-    """Return a node and those below it that are of a kind, in the order of the document."""
-    found, ahead = [], [node]
+
+def find_all(node, condition=None, include_self=True, descend=True, siblings=False, ascend=False):
+    """Return a node and those below it that meet a condition, in the order of the document."""
+    if not descend or siblings or ascend:
+        return find_one_by_one(node, condition, include_self, descend, siblings, ascend)
+    found, ahead = [], [node] if include_self else node.children[::-1]
     while ahead:
         one = ahead.pop()
-        if isinstance(one, kind):
-            found.append(one)
+        found.append(one)
         if one.children:
             ahead += one.children[::-1]
+    if isinstance(condition, type):
+        found = [one for one in found if isinstance(one, condition)]
+    elif condition is not None:
+        found = [one for one in found if condition(one)]
     return iter(found)
 
 
@@ -39,7 +50,10 @@ ELSEWHERE = ("sphinx.domains.c", "sphinx.domains.citation", "sphinx.domains.cpp"
 def main(docs: Path, out: Path, shown: set[str]) -> int:
     """Return the exit code of the build."""
     gc.disable()  # trees of nodes are full of cycles, and nearly all of them stay
-    Node._fast_findall = find_all
+    logging.disable(logging.INFO)
+    Reporter.debug = lambda *_, **__: None  # twice for each node
+    Node.findall = find_all
+    Parser.parse_definition = lambda _: None  # lines of definitions, for links to sources
     SearchEnglish.stem = functools.cache(SearchEnglish.stem)
     # Pages are written when all objects are known.
     PythonDomain.find_obj = functools.cache(PythonDomain.find_obj)

@@ -50,7 +50,8 @@ def _little_search():
 def work(tmp_path_factory):
     """The page that says how the folder is made which others work on, read to its end."""
     pytest.importorskip("mlxtend")
-    run = PageRun(INDEX, tmp_path_factory.mktemp("work"))
+    shorter = {} if WRITE else {"--epochs 4": "--epochs 1"}
+    run = PageRun(INDEX, tmp_path_factory.mktemp("work"), replaced=shorter)
     run.reach(len(run.blocks) - 1)
     yield run
     run.close()

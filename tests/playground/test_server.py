@@ -49,7 +49,7 @@ def test_the_state_says_all_that_can_be_asked(client, session):
     assert [sample["label"] for sample in state["samples"]] == session.sample_labels.tolist()
     assert state["sliders"]["adversarial-noise"]["budget"][-1] is None
     assert state["baselines"] == session.baseline_errors
-    assert state["queries"] == 150
+    assert state["queries"] == 100
     image = base64.b64decode(state["samples"][3]["image"])
     wanted = (session.samples[3].flatten() * 255).round().to(torch.uint8)
     assert list(image) == wanted.tolist()

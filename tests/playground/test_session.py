@@ -89,9 +89,9 @@ def test_a_release_goes_in_batches_after_each_of_which_it_can_be_called_off(sess
 
     with pytest.raises(KeyError, match="called off"):
         next(session.examine(setting, report))
-    assert shares == [64 / 500, 128 / 500]
+    assert shares == [64 / 420, 128 / 420]
     whole = session._releases(setting, "test", lambda _, share: shares.append(share))
-    assert shares[2:] == [64 / 150, 128 / 150, 1, 1]
+    assert shares[2:] == [64 / 100, 1, 1]
     _, logits = session._queries["test"]
     assert torch.equal(whole.argmax(-1), logits.argmax(-1))
 

@@ -18,7 +18,7 @@ def tiny_spec():
     )
     return dataclasses.replace(
         spec,
-        data=dataclasses.replace(spec.data, private=600, auxiliary=500, test=150),
+        data=dataclasses.replace(spec.data, private=400, auxiliary=420, test=100),
         target=dataclasses.replace(
             spec.target,
             width=8,

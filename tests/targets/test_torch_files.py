@@ -81,25 +81,33 @@ def opened(path, outputs="logits", **options):
 WRITERS = [(script, "m.pt"), (script, "m.torchscript"), (trace, "m.ts"), (export, "m.pt2")]
 
 
-@looped(("write", "file"), WRITERS)
-def test_answers_are_the_network_s_in_batches_of_any_size(write, file, tmp_path):
-    module = network().eval()
-    write(module, tmp_path / file)
-    wanted = module(IMAGES).detach()
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A folder with the network in each kind of file: to export it takes longer than its tests."""
+    folder = tmp_path_factory.mktemp("plain")
+    for write, file in WRITERS:
+        write(network().eval(), folder / file)
+    return folder
+
+
+FILES = [file for _, file in WRITERS]
+
+
+@looped("file", FILES)
+def test_answers_are_the_network_s_in_batches_of_any_size(file, plain):
+    wanted = network().eval()(IMAGES).detach()
     for batch_size in (3, 7, 512):
-        target = opened(tmp_path / file, batch_size=batch_size)
+        target = opened(plain / file, batch_size=batch_size)
         assert isinstance(target, TorchTarget)
         assert isinstance(target, ScoredTarget)
         torch.testing.assert_close(target.logits(IMAGES), wanted)
         assert same_bits(target(IMAGES), release(target.logits(IMAGES)))
 
 
-@looped(("write", "file"), WRITERS)
-def test_the_network_stays_differentiable(write, file, tmp_path):
-    module = network().eval()
-    write(module, tmp_path / file)
+@looped("file", FILES)
+def test_the_network_stays_differentiable(file, plain):
     gradients = []
-    for some in (module, opened(tmp_path / file).module):
+    for some in (network().eval(), opened(plain / file).module):
         images = IMAGES.clone().requires_grad_()
         some(images).square().sum().backward()
         gradients.append(images.grad)
@@ -114,12 +122,11 @@ def test_confidences_are_taken_as_such_when_said_to_be(write, file, tmp_path):
     torch.testing.assert_close(target(IMAGES), module(IMAGES).detach())
 
 
-@looped(("write", "file"), WRITERS)
+@looped("file", FILES)
 @looped("outputs", [None, "scores"])
-def test_what_the_answers_are_must_be_said(write, file, outputs, tmp_path):
-    write(network().eval(), tmp_path / file)
+def test_what_the_answers_are_must_be_said(file, outputs, plain):
     with pytest.raises(InvalidOptionError, match=r"say what target .*m\..* answers with"):
-        opened(tmp_path / file, outputs=outputs)
+        opened(plain / file, outputs=outputs)
 
 
 @looped(("write", "file"), WRITERS)
@@ -207,10 +214,9 @@ def test_the_limits_of_a_dynamic_batch_are_kept(tmp_path):
     torch.testing.assert_close(target.logits(IMAGES), module(IMAGES).detach())
 
 
-def test_an_exported_program_says_which_shape_it_takes_and_takes_images_as_records(tmp_path):
-    export(network().eval(), tmp_path / "m.pt2")
+def test_an_exported_program_says_which_shape_it_takes_and_takes_images_as_records(plain, tmp_path):
     with pytest.raises(InvalidTensorError, match=r"shape \(N, 1, 8, 8\), but got \(2, 1, 9, 9\)"):
-        opened(tmp_path / "m.pt2")(random_images(1, 2, (1, 9, 9)))
+        opened(plain / "m.pt2")(random_images(1, 2, (1, 9, 9)))
     rows = nn.Linear(64, 5)
     sizes = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(rows, (torch.rand(4, 64),), dynamic_shapes=sizes)
