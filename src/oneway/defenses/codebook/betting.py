@@ -40,8 +40,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
+from torch.nn.functional import embedding_bag
 from torch.nn.utils.rnn import pad_sequence
 
 from oneway.checks import filled
@@ -61,9 +64,6 @@ LATEST = 0.8
 
 MOST = 0.9
 """Largest stake, as a share of the largest that keeps every factor positive."""
-
-WAITS = -2
-"""Stands for a row that waits, among numbers of partners."""
 
 LARGEST = 0.25
 """Largest variance of values in [0, 1]."""
@@ -142,36 +142,36 @@ def bound_errors(
     found, draws = list[tuple[Tensor, Tensor]](), list[int]()
     for rows in parts:
         own = None if groups is None else groups[rows]
-        orders = orders_of_pairs(cells[rows], keys[rows], own)
-        found.append(tuple(torch.where(each < 0, -1, rows[each]) for each in orders))  # type: ignore[arg-type]
+        found.append(orders_of_pairs(cells[rows], keys[rows], own, rows))
         draws.append(len(rows) if own is None else len(own.unique()))
     if not found:
         return []
-    pairs = [torch.stack(orders)[:, orders[1] >= 0] for orders in found]
-    asked, met = torch.cat(pairs, 1)
-    order = cells[asked].argsort(stable=True)
-    halves = torch.empty(len(order), dtype=torch.float64)
-    halves[order] = half_squared(queries, asked[order], met[order])
-    each = [pair.shape[1] for pair in pairs]
-    values = [
-        _values_of(*orders, own) for orders, own in zip(found, halves.split(each), strict=True)
-    ]
-    return _bounds_of(values, torch.tensor(draws).double() / 2, (1 - level) / together)
-
-
-def _values_of(asked: Tensor, met: Tensor, halves: Tensor) -> Tensor:
-    """Return what each row of a part adds at least, at most, and if it asks: ``(3, O, A)``."""
-    real, paired = asked >= 0, met >= 0
+    asked, met = (
+        torch.cat([each.flatten() for each in column]) for column in zip(*found, strict=True)
+    )
+    paired, real = met >= 0, asked >= 0
+    rank = cells.argsort(stable=True).argsort()
+    order = paired.nonzero()[:, 0]
+    order = order[rank[asked[order]].argsort()]
     least = torch.zeros(asked.shape, dtype=torch.float64)
-    least[paired] = halves
-    return torch.stack([least, torch.where(real & ~paired, LARGEST, least), real.double()])
+    least[order] = half_squared(queries, asked[order], met[order])
+    values = torch.stack([least, torch.where(real & ~paired, LARGEST, least), real.double()])
+    of_parts = [
+        each.view(3, *shape)
+        for each, shape in zip(
+            values.split([orders.numel() for orders, _ in found], 1),
+            (orders.shape for orders, _ in found),
+            strict=True,
+        )
+    ]
+    return _bounds_of(of_parts, torch.tensor(draws).double() / 2, (1 - level) / together)
 
 
 def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[Bounds]:
     """Return the bounds of parts; those of like size at once.
 
     Args:
-        parts: ``(3, O, A)`` values of each part, from :func:`_values_of`.
+        parts: ``(3, O, A)`` of each part: what each row adds at least, at most, and if it asks.
         expected: ``(P)`` float64, the number of rows of each part that are expected to ask.
         risk: Probability with which each bound may fail.
     """
@@ -204,7 +204,9 @@ def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[B
     return [found[part] for part in range(len(parts))]
 
 
-def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+def orders_of_pairs(
+    cells: Tensor, keys: Tensor, groups: Tensor | None, names: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return who asks and who is met in each of several random orders; see the module.
 
     Args:
@@ -212,13 +214,14 @@ def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple
         keys: ``(N)`` int64, from :func:`query_keys`.
         groups: ``(N)`` int64, of rows that depend on each other the same number; None: all are
             independent.
+        names: ``(N)`` int64, the numbers by which rows are returned; None: from 0 on.
 
     Returns:
         ``(O, A)`` int64 numbers of the rows that asked, filled up with -1, and of their partners;
         -1: none.
     """
     order, seed = canonical_order(cells, keys)
-    cells = cells.cpu()[order].unique(return_inverse=True)[1]
+    cells = cells.cpu()[order]
     groups = None if groups is None else groups[order.to(groups.device)].cpu()
     generator = Generator().manual_seed(seed)
     orders = range(min(ORDERS, max(1, ROWS_OF_ORDERS // max(1, len(cells)))))
@@ -226,14 +229,17 @@ def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple
         rows = torch.stack([torch.randperm(len(cells), generator=generator) for _ in orders])
     else:
         rows = torch.stack([one_of_each(groups, generator) for _ in orders])
-    if cells.any():
-        pairs = zip(*(pair_up(cells[each]) for each in rows), strict=True)
+    order = order if names is None else names[order]
+    if len(cells) and cells[0] != cells[-1]:  # in rising order
+        places = (cells.diff(prepend=cells[:1]) != 0).cumsum(0)
+        pairs = zip(*(pair_up(places[each]) for each in rows), strict=True)
         asks, meets = (pad_sequence(list(each), True, padding_value=-1) for each in pairs)
-    else:  # in one cell the same places are paired in all orders
-        asks, meets = (places.expand(len(rows), -1) for places in pair_up(cells[rows[0]]))
-    numbers = torch.cat([order[rows], torch.full((len(rows), 1), -1)], 1)
-    row = torch.arange(len(rows)).unsqueeze(-1)
-    return numbers[row, asks], numbers[row, meets]
+        numbers = torch.cat([order[rows], torch.full((len(rows), 1), -1)], 1)
+        row = torch.arange(len(rows)).unsqueeze(-1)
+        return numbers[row, asks], numbers[row, meets]
+    # In one cell the same places are paired in all orders, and nobody asks in vain.
+    asking, partners = pair_up(torch.zeros(rows.shape[1], dtype=torch.int64))
+    return order[rows[:, asking]], order[rows[:, partners]]
 
 
 def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
@@ -246,11 +252,13 @@ def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
     Returns:
         ``(N)`` int64 on the CPU, and a number from the SHA-256 of all rows.
     """
-    rows = torch.stack([keys.cpu(), cells.cpu()])
-    order = rows[0].argsort(stable=True)
-    order = order[rows[1, order].argsort(stable=True)]
-    whole = hashlib.sha256(rows[:, order].contiguous().numpy().tobytes()).digest()
-    return order, int.from_bytes(whole[:8], "big") >> 1
+    # NumPy's small steps cost a fraction of PyTorch's: there may be hundreds of parts.
+    columns = keys.cpu().numpy(), cells.cpu().numpy()
+    order = np.lexsort(columns)
+    whole = hashlib.sha256()
+    for column in columns:
+        whole.update(column[order])
+    return torch.from_numpy(order), int.from_bytes(whole.digest()[:8], "big") >> 1
 
 
 def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,37 +273,52 @@ def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
     count = len(cells)
     if not count or not cells.any():
         # What the loop below does in one cell: two rows wait and two ask, then they take turns.
-        numbers = torch.arange(count)
-        asking = numbers[(numbers == 2) | (numbers > 2) & (numbers % 2 == 1)]
-        return asking, torch.where(asking == 3, 0, asking - 1)
+        asking = torch.arange(1, count if count > 2 else 1, 2)
+        met = asking - 1
+        asking[:1], met[:1], met[1:2] = 2, 1, 0
+        return asking, met
+    limits, before, quotas = _turns(cells.numpy())
     waiting = [list[int]() for _ in range(int(cells.max()) + 1)]
-    seen, met, latest = [0] * len(waiting), [WAITS] * count, LATEST * count
-    # Rows so far in cells where nobody waits, and cells with one row so far: their share of all
-    # rows estimates the share of cells not seen yet (Good, Biometrika 40, 1953).
-    dry = lone = asked = 0
-    for number, cell in enumerate(cells.tolist()):
-        rows, before = waiting[cell], seen[cell]
-        seen[cell] = before + 1
-        asks = dry + lone <= DRY * number and number > 0
-        if not asks and number >= latest:
-            asks = asked < (1 - LATEST) * number
-        if before < 2:
-            lone += 1 - 2 * before
-        asked += asks
+    asking, partners, dry = list[int](), list[int](), 0
+    turns = zip(range(count), cells.tolist(), before, limits, quotas, strict=True)
+    for number, cell, seen, limit, quota in turns:
+        rows = waiting[cell]
+        if dry <= limit or len(asking) < quota:
+            asking.append(number)
+            if rows:
+                partners.append(rows.pop())
+                if not rows:
+                    dry += seen + 1
+                continue
+            partners.append(-1)
         if not rows:
-            dry -= before
-            rows.append(number)
-            if asks:
-                met[number] = -1
-        elif asks:
-            met[number] = rows.pop()
-            if not rows:
-                dry += before + 1
-        else:
-            rows.append(number)
-    partners = torch.tensor(met)
-    asking = (partners != WAITS).nonzero()[:, 0]
-    return asking, partners[asking]
+            dry -= seen
+        rows.append(number)
+    # Several times as fast as `torch.tensor`.
+    asked, met = (torch.from_numpy(np.array(each, np.int64)) for each in (asking, partners))
+    return asked, met
+
+
+def _turns(cells: NDArray[np.int64]) -> tuple[list[int], list[int], list[float]]:
+    """Return what decides whether each of ``(N)`` rows asks, as far as nobody's answer matters.
+
+    Returns:
+        Most rows so far in cells where nobody waits, rows so far in the row's own cell, and number
+        of rows that asked below which a late row asks anyway.
+    """
+    numbers = np.arange(len(cells))
+    # Of the smallest type, which NumPy sorts in one pass.
+    order = cells.astype(np.min_scalar_type(int(cells.max()))).argsort(kind="stable")
+    sizes = np.bincount(cells)
+    before = np.empty_like(cells)
+    before[order] = numbers - np.repeat(sizes.cumsum() - sizes, sizes)
+    # Cells with one row so far: their share of all rows estimates the share of cells not seen yet
+    # (Good, Biometrika 40, 1953).
+    news = (before == 0).astype(np.int64) - (before == 1)
+    limits = np.floor(DRY * numbers).astype(np.int64) - (news.cumsum() - news)
+    limits[0] = -1
+    quotas = np.where(numbers >= LATEST * len(cells), (1 - LATEST) * numbers, 0)
+    return limits.tolist(), before.tolist(), quotas.tolist()
 
 
 def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
@@ -315,15 +338,20 @@ def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     on them is right to about six digits.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
+    is_read_in_place = queries.dtype == wide and queries.is_contiguous()
+    pairs = torch.stack([rows, partners], -1).to(queries.device)
     at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    signs = torch.tensor([1.0, -1.0], dtype=wide, device=queries.device).repeat(at_once, 1)
 
     def parts() -> Iterator[Tensor]:
-        for pair in zip(rows.split(at_once), partners.split(at_once), strict=True):
-            one, other = (
-                queries.index_select(0, numbers.to(queries.device)).to(wide) for numbers in pair
-            )
-            one.sub_(other)
-            yield torch.linalg.vecdot(one, one)
+        for pair in pairs.split(at_once):
+            table, numbers = queries, pair
+            if not is_read_in_place:
+                known, numbers = pair.unique(return_inverse=True)
+                table = queries.index_select(0, known).to(wide)
+            # A sum with signs, which copies neither row.
+            apart = embedding_bag(numbers, table, mode="sum", per_sample_weights=signs[: len(pair)])
+            yield torch.linalg.vecdot(apart, apart)
 
     squared = filled(torch.empty(len(rows), dtype=torch.float64), parts())
     return squared / (2 * max(1, queries.shape[1]))

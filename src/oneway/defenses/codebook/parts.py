@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from oneway.defenses.codebook.betting import bound_errors
-from oneway.defenses.codebook.measures import CertifiedError, certified_error
+from oneway.defenses.codebook.measures import CertifiedError, error_within, estimated_error
 from oneway.defenses.codebook.traffic import select_rows
 
 LEAST_ROWS = 20
@@ -69,15 +69,23 @@ def certify_parts(
     }
     bounds = bound_errors(list(enough.values()), cells, queries, level, groups, len(enough), keys)
     errors = {
-        str(part): certified_error(
-            cells[own.to(cells.device)],
-            queries if shares is not None else queries[own.to(queries.device)],
-            level,
-            select_rows(groups, own),
-            shares=None if shares is None else (shares[0][own], shares[1][own.to(cells.device)]),
-            bounds=bound,
-        )
+        str(part): error_within(bound, *_estimate(own, cells, queries, groups, shares), len(own))
         for (part, own), bound in zip(enough.items(), bounds, strict=True)
     }
     left = len(parts) - sum(len(own) for own in enough.values())
     return PartErrors(errors, len(rows) - len(enough), left / len(parts))
+
+
+def _estimate(
+    own: Tensor,
+    cells: Tensor,
+    queries: Tensor,
+    groups: Tensor | None,
+    shares: tuple[Tensor, Tensor] | None,
+) -> tuple[float, float]:
+    """Return the estimate of a part with ``(n)`` int64 rows; see :func:`certify_parts`."""
+    if shares is not None:
+        values, lone = shares
+        return float(values[own].mean()), float(lone[own.to(lone.device)].double().mean())
+    rows = own.to(cells.device), own.to(queries.device)
+    return estimated_error(cells[rows[0]], queries[rows[1]], select_rows(groups, own))
