@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from oneway.checks import filled
@@ -70,6 +70,9 @@ LARGEST = 0.25
 
 STEPS = 14
 """Steps of the search for a bound, by regula falsi: less than a millionth of it is left."""
+
+FACTORS = 16
+"""Factors that are multiplied before a logarithm is taken."""
 
 TINY = 2.0**-33
 """Bound below which it counts as 0."""
@@ -120,13 +123,13 @@ def bound_errors(
     queries: Tensor,
     level: float,
     groups: Tensor | None = None,
-    together: int = 1,
+    together: Sequence[int] | None = None,
     keys: Tensor | None = None,
 ) -> list[Bounds]:
     """Return bounds of several parts of the rows, each as :func:`bound_error` would bound it alone.
 
     Pairs of all parts are compared cell by cell, so that a cell's queries are in a cache when they
-    are wanted again, and all bounds are searched together.
+    are wanted again, and each pair is compared once. All bounds are searched together.
 
     Args:
         parts: ``(n)`` int64 row numbers of each part, on the CPU.
@@ -134,27 +137,33 @@ def bound_errors(
         queries: See there.
         level: See there.
         groups: See there.
-        together: Number of parts of the traffic whose bounds hold at once with this level.
+        together: For each part, the number of parts whose bounds hold at once with this level;
+            None: each bound holds by itself.
         keys: See :func:`bound_error`.
     """
     cells, keys = cells.cpu(), query_keys(queries) if keys is None else keys
     groups = None if groups is None else groups.cpu()
     found, draws = list[tuple[Tensor, Tensor]](), list[int]()
-    for rows in parts:
-        own = None if groups is None else groups[rows]
-        found.append(orders_of_pairs(cells[rows], keys[rows], own, rows))
-        draws.append(len(rows) if own is None else len(own.unique()))
+    whole, rank = _in_canonical_order(cells, keys), torch.empty_like(cells)
+    rank[whole] = torch.arange(len(cells))
+    for part in parts:
+        rows = part[rank[part].argsort()]
+        found.append(_orders_of_pairs(rows, cells, keys, groups))
+        draws.append(len(rows) if groups is None else len(groups[rows].unique()))
     if not found:
         return []
     asked, met = (
         torch.cat([each.flatten() for each in column]) for column in zip(*found, strict=True)
     )
     paired, real = met >= 0, asked >= 0
-    rank = cells.argsort(stable=True).argsort()
-    order = paired.nonzero()[:, 0]
-    order = order[rank[asked[order]].argsort()]
+    places = rank[asked[paired]], rank[met[paired]]
+    # Cell by cell, the earlier place first; several parts and orders may have a pair.
+    pairs = torch.minimum(*places) * len(cells) + torch.maximum(*places)
+    pairs, copies = pairs.unique(return_inverse=True)
     least = torch.zeros(asked.shape, dtype=torch.float64)
-    least[order] = half_squared(queries, asked[order], met[order])
+    least[paired] = half_squared(queries, whole[pairs // len(cells)], whole[pairs % len(cells)])[
+        copies
+    ]
     values = torch.stack([least, torch.where(real & ~paired, LARGEST, least), real.double()])
     of_parts = [
         each.view(3, *shape)
@@ -164,20 +173,20 @@ def bound_errors(
             strict=True,
         )
     ]
-    return _bounds_of(of_parts, torch.tensor(draws).double() / 2, (1 - level) / together)
+    risks = (1 - level) / torch.tensor(together or [1] * len(found), dtype=torch.float64)
+    return _bounds_of(of_parts, torch.tensor(draws).double() / 2, risks)
 
 
-def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[Bounds]:
+def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risks: Tensor) -> list[Bounds]:
     """Return the bounds of parts; those of like size at once.
 
     Args:
         parts: ``(3, O, A)`` of each part: what each row adds at least, at most, and if it asks.
         expected: ``(P)`` float64, the number of rows of each part that are expected to ask.
-        risk: Probability with which each bound may fail.
+        risks: ``(P)`` float64, the probability with which each bound may fail.
     """
     found: dict[int, Bounds] = {}
     order = sorted(range(len(parts)), key=lambda part: parts[part].shape[1:])
-    risks = torch.tensor([risk / 2, risk, risk / 2], dtype=torch.float64)
     while order:
         largest = parts[order[-1]][0]
         at_once = max(1, NUMBERS_AT_ONCE // max(1, 3 * largest.numel()))
@@ -186,7 +195,7 @@ def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[B
         # Orders are filled up with values that nothing is staked on.
         padded = pad_sequence([parts[part].movedim(-1, 0) for part in own], True).movedim(1, -1)
         least, most, real = padded.unbind(1)
-        draws = expected[own].view(-1, 1, 1)
+        draws, risk = (each[own].view(-1, 1, 1) for each in (expected, risks))
         stakes = [
             stakes_for(least, draws, risk / 2, 0.0),
             stakes_for(least, draws, risk, 0.0),
@@ -196,7 +205,7 @@ def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[B
         means = least_means(
             torch.stack([least, least, 0.5 - most], 1).flatten(0, 1),
             torch.where(real > 0, torch.stack(stakes), 0.0).movedim(0, 1).flatten(0, 1),
-            risks.repeat(len(own)),
+            torch.stack([risk / 2, risk, risk / 2], 1).flatten(),
         )
         for part, (low, lower, above) in zip(own, means.view(-1, 3).tolist(), strict=True):
             high = min(LARGEST, 0.5 - above)
@@ -204,9 +213,7 @@ def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[B
     return [found[part] for part in range(len(parts))]
 
 
-def orders_of_pairs(
-    cells: Tensor, keys: Tensor, groups: Tensor | None, names: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return who asks and who is met in each of several random orders; see the module.
 
     Args:
@@ -214,32 +221,36 @@ def orders_of_pairs(
         keys: ``(N)`` int64, from :func:`query_keys`.
         groups: ``(N)`` int64, of rows that depend on each other the same number; None: all are
             independent.
-        names: ``(N)`` int64, the numbers by which rows are returned; None: from 0 on.
 
     Returns:
         ``(O, A)`` int64 numbers of the rows that asked, filled up with -1, and of their partners;
         -1: none.
     """
-    order, seed = canonical_order(cells, keys)
-    cells = cells.cpu()[order]
-    groups = None if groups is None else groups[order.to(groups.device)].cpu()
-    generator = Generator().manual_seed(seed)
+    cells, keys = cells.cpu(), keys.cpu()
+    groups = None if groups is None else groups.cpu()
+    return _orders_of_pairs(_in_canonical_order(cells, keys), cells, keys, groups)
+
+
+def _orders_of_pairs(
+    order: Tensor, cells: Tensor, keys: Tensor, groups: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the same of the rows with ``(n)`` int64 numbers, which are in canonical order."""
+    cells = cells[order]
+    generator = Generator().manual_seed(_seed_of(cells, keys[order]))
     orders = range(min(ORDERS, max(1, ROWS_OF_ORDERS // max(1, len(cells)))))
     if groups is None:
         rows = torch.stack([torch.randperm(len(cells), generator=generator) for _ in orders])
     else:
+        groups = groups[order]
         rows = torch.stack([one_of_each(groups, generator) for _ in orders])
-    order = order if names is None else names[order]
-    if len(cells) and cells[0] != cells[-1]:  # in rising order
+    if len(cells) and cells[0] != cells[-1]:
         places = (cells.diff(prepend=cells[:1]) != 0).cumsum(0)
-        pairs = zip(*(pair_up(places[each]) for each in rows), strict=True)
+        pairs = zip(*(pair_up(each) for each in places[rows]), strict=True)
         asks, meets = (pad_sequence(list(each), True, padding_value=-1) for each in pairs)
         numbers = torch.cat([order[rows], torch.full((len(rows), 1), -1)], 1)
         row = torch.arange(len(rows)).unsqueeze(-1)
         return numbers[row, asks], numbers[row, meets]
-    # In one cell the same places are paired in all orders, and nobody asks in vain.
-    asking, partners = pair_up(torch.zeros(rows.shape[1], dtype=torch.int64))
-    return order[rows[:, asking]], order[rows[:, partners]]
+    return pairs_in_one_cell(order[rows])
 
 
 def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
@@ -252,13 +263,22 @@ def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
     Returns:
         ``(N)`` int64 on the CPU, and a number from the SHA-256 of all rows.
     """
-    # NumPy's small steps cost a fraction of PyTorch's: there may be hundreds of parts.
-    columns = keys.cpu().numpy(), cells.cpu().numpy()
-    order = np.lexsort(columns)
-    whole = hashlib.sha256()
-    for column in columns:
-        whole.update(column[order])
-    return torch.from_numpy(order), int.from_bytes(whole.digest()[:8], "big") >> 1
+    cells, keys = cells.cpu(), keys.cpu()
+    order = _in_canonical_order(cells, keys)
+    return order, _seed_of(cells[order], keys[order])
+
+
+def _in_canonical_order(cells: Tensor, keys: Tensor) -> Tensor:
+    """Return the ``(N)`` int64 numbers of rows by cell, and those of a cell by key."""
+    order = keys.argsort(stable=True)
+    return order[cells[order].argsort(stable=True)]
+
+
+def _seed_of(cells: Tensor, keys: Tensor) -> int:
+    """Return a number from the SHA-256 of rows in canonical order."""
+    whole = hashlib.sha256(keys.numpy())
+    whole.update(cells.numpy())
+    return int.from_bytes(whole.digest()[:8], "big") >> 1
 
 
 def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,39 +292,53 @@ def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
     """
     count = len(cells)
     if not count or not cells.any():
-        # What the loop below does in one cell: two rows wait and two ask, then they take turns.
-        asking = torch.arange(1, count if count > 2 else 1, 2)
-        met = asking - 1
-        asking[:1], met[:1], met[1:2] = 2, 1, 0
-        return asking, met
-    limits, before, quotas = _turns(cells.numpy())
+        return pairs_in_one_cell(torch.arange(count))
+    limits, before = _turns(cells.numpy())
     waiting = [list[int]() for _ in range(int(cells.max()) + 1)]
-    asking, partners, dry = list[int](), list[int](), 0
-    turns = zip(range(count), cells.tolist(), before, limits, quotas, strict=True)
-    for number, cell, seen, limit, quota in turns:
+    asking, partners = list[int](), list[int]()
+    dry, latest = 0, LATEST * count  # rows so far in cells where nobody waits; see the module
+    for number, cell, limit in zip(range(count), cells.tolist(), limits, strict=True):
         rows = waiting[cell]
-        if dry <= limit or len(asking) < quota:
+        if dry <= limit or (number >= latest and len(asking) < (1 - LATEST) * number):
             asking.append(number)
             if rows:
                 partners.append(rows.pop())
                 if not rows:
-                    dry += seen + 1
+                    dry += before[number] + 1
                 continue
             partners.append(-1)
         if not rows:
-            dry -= seen
+            dry -= before[number]
         rows.append(number)
     # Several times as fast as `torch.tensor`.
     asked, met = (torch.from_numpy(np.array(each, np.int64)) for each in (asking, partners))
     return asked, met
 
 
-def _turns(cells: NDArray[np.int64]) -> tuple[list[int], list[int], list[float]]:
-    """Return what decides whether each of ``(N)`` rows asks, as far as nobody's answer matters.
+def pairs_in_one_cell(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what :func:`pair_up` does if all rows are of one cell.
+
+    Two rows wait and two ask, and then they take turns: in all orders at the same places.
+
+    Args:
+        rows: ``(..., N)`` int64 numbers of the rows, in the order of arrival.
 
     Returns:
-        Most rows so far in cells where nobody waits, rows so far in the row's own cell, and number
-        of rows that asked below which a late row asks anyway.
+        ``(..., A)`` int64 numbers of the rows that asked, and of their partners.
+    """
+    count = rows.shape[-1]
+    if count < 3:
+        return rows[..., :0], rows[..., :0]
+    turns = torch.cat([rows[..., 1:3], rows[..., :1], rows[..., 3:]], -1)
+    return turns[..., 1::2], turns[..., : count - 1 : 2]
+
+
+def _turns(cells: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """Return what decides whether each of ``(N)`` rows asks, and does not depend on who asked.
+
+    Returns:
+        Most rows so far in cells where nobody waits, for the row to ask; and rows so far in the
+        row's own cell.
     """
     numbers = np.arange(len(cells))
     # Of the smallest type, which NumPy sorts in one pass.
@@ -317,8 +351,7 @@ def _turns(cells: NDArray[np.int64]) -> tuple[list[int], list[int], list[float]]
     news = (before == 0).astype(np.int64) - (before == 1)
     limits = np.floor(DRY * numbers).astype(np.int64) - (news.cumsum() - news)
     limits[0] = -1
-    quotas = np.where(numbers >= LATEST * len(cells), (1 - LATEST) * numbers, 0)
-    return limits.tolist(), before.tolist(), quotas.tolist()
+    return limits.tolist(), before.tolist()
 
 
 def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
@@ -340,7 +373,7 @@ def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     wide = torch.promote_types(queries.dtype, torch.float32)
     is_read_in_place = queries.dtype == wide and queries.is_contiguous()
     pairs = torch.stack([rows, partners], -1).to(queries.device)
-    at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    at_once = max(1, 2 * NUMBERS_AT_ONCE // max(1, queries.shape[1]))
     signs = torch.tensor([1.0, -1.0], dtype=wide, device=queries.device).repeat(at_once, 1)
 
     def parts() -> Iterator[Tensor]:
@@ -351,13 +384,15 @@ def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
                 table = queries.index_select(0, known).to(wide)
             # A sum with signs, which copies neither row.
             apart = embedding_bag(numbers, table, mode="sum", per_sample_weights=signs[: len(pair)])
-            yield torch.linalg.vecdot(apart, apart)
+            yield apart.square_().sum(-1)
 
     squared = filled(torch.empty(len(rows), dtype=torch.float64), parts())
     return squared / (2 * max(1, queries.shape[1]))
 
 
-def stakes_for(values: Tensor, expected: float | Tensor, risk: float, without: float) -> Tensor:
+def stakes_for(
+    values: Tensor, expected: float | Tensor, risk: float | Tensor, without: float
+) -> Tensor:
     """Return ``(..., A)`` stakes, each from the values before it; the first is 0.
 
     Their size is that of the source for a fixed number of values. The variance begins with one
@@ -366,16 +401,26 @@ def stakes_for(values: Tensor, expected: float | Tensor, risk: float, without: f
     Args:
         values: ``(..., A)`` float64, in [-1, 1/2].
         expected: Number of values that is expected; one, or as the values.
-        risk: Probability with which the bound may fail.
+        risk: Probability with which the bound may fail; one, or as the values.
         without: Stake while the mean of the values is 0 or less.
     """
     counts = torch.arange(1, values.shape[-1] + 1, dtype=torch.float64)
     means = values.cumsum(-1) / counts
     squares = values.square().cumsum(-1) - counts * means.square()
     variances = (squares.clamp_min(0) + means.square()) / counts
-    sizes = (2 * math.log(1 / risk) / (expected * variances)).sqrt()
+    logs = -torch.as_tensor(risk, dtype=torch.float64).log()
+    sizes = (2 * logs / (expected * variances)).sqrt()
     sizes = torch.where(means > 0, sizes, without)
     return torch.cat([torch.zeros_like(sizes[..., :1]), sizes[..., :-1]], -1)
+
+
+def sum_of_logs(factors: Tensor) -> Tensor:
+    """Return the ``(...)`` sums of the logarithms of ``(..., A)`` float64 factors, A in FACTORS.
+
+    A logarithm costs as much as many products, which stay within float64 for so few factors: each
+    is at least 1 - ``MOST``, and at most 1 + ``MOST`` / ``TINY``.
+    """
+    return factors.unflatten(-1, (-1, FACTORS)).prod(-1).log().sum(-1)
 
 
 def least_means(values: Tensor, stakes: Tensor, risks: Tensor) -> Tensor:
@@ -387,11 +432,14 @@ def least_means(values: Tensor, stakes: Tensor, risks: Tensor) -> Tensor:
         risks: ``(B)`` float64, in (0, 1).
     """
     wanted = (values.shape[1] / risks).log()
+    # What is not staked multiplies by 1.
+    over = -values.shape[-1] % FACTORS
+    values, stakes = pad(values, (0, over)), pad(stakes, (0, over))
 
     def beyond(means: Tensor) -> Tensor:
         """Return by how much the logarithm of the average product refutes each mean."""
         mean = means[:, None, None]
-        logs = torch.log1p(stakes.minimum(MOST / mean) * (values - mean)).sum(-1)
+        logs = sum_of_logs(stakes.minimum(MOST / mean).mul_(values - mean).add_(1))
         return logs.logsumexp(-1) - wanted
 
     low, high = torch.full_like(risks, TINY), torch.full_like(risks, 0.5)
