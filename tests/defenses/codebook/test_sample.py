@@ -35,7 +35,7 @@ def test_a_sample_of_samples_is_the_sample_of_all_rows_in_any_order(seed, most, 
     edges = sorted({0, 80, *ends})
     blocks = [shuffled[a:b] for a, b in itertools.pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "ROWS_AT_ONCE", 1 + seed)
+        patch.setattr(sample, "NUMBERS_AT_ONCE", 1 + seed)
         parts = [block[kept_of(block, most)] for block in blocks]
         merged = torch.cat(parts)
         assert same_rows(merged[kept_of(merged, most)], wanted)

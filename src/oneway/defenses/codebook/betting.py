@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import embedding_bag
 from torch.nn.utils.rnn import pad_sequence
 
 from oneway.checks import filled
@@ -70,9 +70,6 @@ LARGEST = 0.25
 
 STEPS = 14
 """Steps of the search for a bound, by regula falsi: less than a millionth of it is left."""
-
-FACTORS = 16
-"""Factors that are multiplied before a logarithm is taken."""
 
 TINY = 2.0**-33
 """Bound below which it counts as 0."""
@@ -414,15 +411,6 @@ def stakes_for(
     return torch.cat([torch.zeros_like(sizes[..., :1]), sizes[..., :-1]], -1)
 
 
-def sum_of_logs(factors: Tensor) -> Tensor:
-    """Return the ``(...)`` sums of the logarithms of ``(..., A)`` float64 factors, A in FACTORS.
-
-    A logarithm costs as much as many products, which stay within float64 for so few factors: each
-    is at least 1 - ``MOST``, and at most 1 + ``MOST`` / ``TINY``.
-    """
-    return factors.unflatten(-1, (-1, FACTORS)).prod(-1).log().sum(-1)
-
-
 def least_means(values: Tensor, stakes: Tensor, risks: Tensor) -> Tensor:
     """Return the ``(B)`` least means that averages of products do not refute.
 
@@ -432,14 +420,11 @@ def least_means(values: Tensor, stakes: Tensor, risks: Tensor) -> Tensor:
         risks: ``(B)`` float64, in (0, 1).
     """
     wanted = (values.shape[1] / risks).log()
-    # What is not staked multiplies by 1.
-    over = -values.shape[-1] % FACTORS
-    values, stakes = pad(values, (0, over)), pad(stakes, (0, over))
 
     def beyond(means: Tensor) -> Tensor:
         """Return by how much the logarithm of the average product refutes each mean."""
         mean = means[:, None, None]
-        logs = sum_of_logs(stakes.minimum(MOST / mean).mul_(values - mean).add_(1))
+        logs = stakes.minimum(MOST / mean).mul_(values - mean).log1p_().sum(-1)
         return logs.logsumexp(-1) - wanted
 
     low, high = torch.full_like(risks, TINY), torch.full_like(risks, 0.5)

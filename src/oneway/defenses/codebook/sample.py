@@ -23,9 +23,6 @@ from oneway.checks import NUMBERS_AT_ONCE, filled, in_parts
 MOST_ROWS = 2**14
 """Rows of a label that boxes are cut from, at most."""
 
-ROWS_AT_ONCE = 2**17
-"""Rows whose keys are compared with those of the rows before them at once."""
-
 MULTIPLIERS = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 """Odd numbers of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), as signed 64 bits."""
 
@@ -35,7 +32,7 @@ def sample_rows(
 ) -> tuple[Tensor, ...]:
     """Return the ``(n)`` int64 numbers of the rows that a sample keeps of each label, on the CPU.
 
-    Beside what is returned, memory is a number per row, and ``most`` rows of each label.
+    Beside what is returned, memory is a label and a key per row, and the rows of one label.
 
     Args:
         logits: ``(N, K)`` floating scores, finite; may be mapped from a file.
@@ -57,22 +54,20 @@ def sample_rows(
 
 def _least_keys(logits: Tensor, labels: Tensor, most: int, rows: Tensor | None) -> Tensor:
     """Return the int64 places of the ``most`` rows of each label that have the least keys."""
-    places = keys = torch.empty(0, dtype=torch.int64)
     at_once = max(1, NUMBERS_AT_ONCE // logits.shape[-1])
-    for start in range(0, len(labels), ROWS_AT_ONCE):
-        block = torch.arange(start, min(start + ROWS_AT_ONCE, len(labels)))
-        numbers = (block if rows is None else rows[block]).to(logits.device)
-        new = (row_keys(logits[part]) for part in numbers.split(at_once))
-        places = torch.cat([places, block])
-        keys = torch.cat([keys, filled(torch.empty_like(block), new)])
-        order = keys.argsort(stable=True)
-        order = order[labels[places[order]].argsort(stable=True)]
-        ordered = labels[places[order]]
-        counts = ordered.bincount()
-        rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[ordered]
-        order = order[rank < most].sort().values
-        places, keys = places[order], keys[order]
-    return places
+    # In the order of storage: a mapped file is read once.
+    parts = (
+        logits.split(at_once)
+        if rows is None
+        else (logits[part.to(logits.device)] for part in rows.split(at_once))
+    )
+    keys = filled(torch.empty(len(labels), dtype=torch.int64), map(row_keys, parts))
+    counts = labels.bincount()
+    is_kept = (counts <= most).index_select(0, labels)
+    for label in (counts > most).nonzero()[:, 0].tolist():
+        places = (labels == label).nonzero()[:, 0]
+        is_kept[places[keys[places].argsort(stable=True)[:most]]] = True
+    return is_kept.nonzero()[:, 0]
 
 
 def labels_of(logits: Tensor) -> Tensor:
