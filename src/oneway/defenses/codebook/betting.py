@@ -77,6 +77,9 @@ TINY = 2.0**-33
 NUMBERS_AT_ONCE = 2**17
 """Numbers of queries, or of bets, that are worked on at once: they stay in a processor's cache."""
 
+PAIRS_AT_ONCE = 2**13
+"""Pairs whose numbers are looked up at once."""
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -149,29 +152,42 @@ def bound_errors(
         draws.append(len(rows) if groups is None else len(groups[rows].unique()))
     if not found:
         return []
+    shapes = [orders.shape for orders, _ in found]
     asked, met = (
         torch.cat([each.flatten() for each in column]) for column in zip(*found, strict=True)
     )
+    found.clear()
     paired, real = met >= 0, asked >= 0
-    places = rank[asked[paired]], rank[met[paired]]
-    # Cell by cell, the earlier place first; several parts and orders may have a pair.
-    pairs = torch.minimum(*places) * len(cells) + torch.maximum(*places)
-    pairs, copies = pairs.unique(return_inverse=True)
     least = torch.zeros(asked.shape, dtype=torch.float64)
-    least[paired] = half_squared(queries, whole[pairs // len(cells)], whole[pairs % len(cells)])[
-        copies
-    ]
+    least[paired] = _halves_of_pairs(queries, rank[asked[paired]], rank[met[paired]], whole)
+    del asked, met
     values = torch.stack([least, torch.where(real & ~paired, LARGEST, least), real.double()])
     of_parts = [
         each.view(3, *shape)
-        for each, shape in zip(
-            values.split([orders.numel() for orders, _ in found], 1),
-            (orders.shape for orders, _ in found),
-            strict=True,
-        )
+        for each, shape in zip(values.split(list(map(math.prod, shapes)), 1), shapes, strict=True)
     ]
-    risks = (1 - level) / torch.tensor(together or [1] * len(found), dtype=torch.float64)
+    risks = (1 - level) / torch.tensor(together or [1] * len(shapes), dtype=torch.float64)
     return _bounds_of(of_parts, torch.tensor(draws).double() / 2, risks)
+
+
+def _halves_of_pairs(queries: Tensor, asked: Tensor, met: Tensor, order: Tensor) -> Tensor:
+    """Return ``(P)`` float64 :func:`half_squared` distances; several parts may have a pair.
+
+    Args:
+        queries: See :func:`bound_error`.
+        asked: ``(P)`` int64 places in ``order``.
+        met: As ``asked``.
+        order: ``(N)`` int64 numbers of rows, cell by cell.
+    """
+    count = len(order)
+    # Cell by cell, the earlier place first.
+    pairs = torch.minimum(asked, met).mul_(count).add_(torch.maximum(asked, met))
+    pairs, copies = pairs.unique(return_inverse=True)
+    parts = (
+        half_squared(queries, order[each // count], order[each % count])
+        for each in pairs.split(PAIRS_AT_ONCE)
+    )
+    return filled(torch.empty(len(pairs), dtype=torch.float64), parts)[copies]
 
 
 def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risks: Tensor) -> list[Bounds]:
