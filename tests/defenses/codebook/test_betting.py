@@ -315,6 +315,36 @@ def test_the_worst_part_is_certified_and_parts_with_few_queries_are_counted(monk
     assert by_group.few == 3
 
 
+def test_kinds_of_parts_are_certified_together_as_each_by_itself():
+    cells, queries = population(30, 900)
+    kinds = [Kind(torch.zeros_like(cells), least=1), Kind(cells), Kind(cells % 4), Kind(cells // 9)]
+    for groups in (None, torch.arange(900) // 2):
+        found = certify_parts(kinds, cells, queries, 0.9, groups)
+        for kind, together in zip(kinds, found, strict=True):
+            (alone,) = certify_parts([kind], cells, queries, 0.9, groups)
+            assert (together.few, together.few_share) == (alone.few, alone.few_share)
+            assert together.errors.keys() == alone.errors.keys()
+            for part, error in together.errors.items():
+                # Filled up to another length, sums may differ in their last bit.
+                assert vars(error) == pytest.approx(vars(alone.errors[part]), rel=1e-12)
+        # Each kind's parts share the risk among themselves alone.
+        (whole,) = found[0].errors.values()
+        assert whole == certified_error(cells, queries, 0.9, groups)
+
+
+def test_pairs_are_compared_as_numpy_does_in_any_type_and_layout(monkeypatch):
+    wide = torch.rand(50, 12, generator=seeded(6), dtype=torch.float64)
+    rows, partners = torch.randint(50, (2, 200), generator=seeded(7))
+    for count in (2**17, 30):  # at once
+        monkeypatch.setattr(betting, "NUMBERS_AT_ONCE", count)
+        for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6), (torch.half, 1e-6)):
+            for queries in (wide.to(dtype), wide.to(dtype)[:, ::3], wide.to(dtype).T.clone().T):
+                told = queries.double().numpy()
+                wanted = ((told[rows] - told[partners]) ** 2).mean(1) / 2
+                found = betting.half_squared(queries, rows, partners)
+                assert found.tolist() == pytest.approx(wanted.tolist(), rel=tolerance), dtype
+
+
 @pytest.mark.usefixtures("quick")
 def test_bounds_of_parts_hold_all_at_once():
     cells, queries = population(1)
