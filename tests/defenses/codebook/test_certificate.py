@@ -35,7 +35,7 @@ from oneway.defenses.codebook.measures import (
     distances,
     error_shares,
 )
-from oneway.defenses.codebook.parts import certify_parts
+from oneway.defenses.codebook.parts import Kind, certify_parts
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from reference import codebook as slow
 from rows import random_rows
@@ -405,7 +405,8 @@ def test_labels_of_a_release_that_mixes_them_are_certified_by_themselves():
         certify_cells(cells, moved, logits, images, held_out=NOT_CHECKED)
         for cells in (labels // 2, labels)
     ]
-    assert found[0].error_by_label == certify_parts(labels, labels // 2, flat, 0.95).errors
+    (by_label,) = certify_parts([Kind(labels)], labels // 2, flat, 0.95)
+    assert found[0].error_by_label == by_label.errors
     # What is guessed from the label does not depend on the cells.
     guessed = [each.yardsticks.label.error for each in found]
     assert guessed[0] == pytest.approx(guessed[1])

@@ -35,7 +35,7 @@ def test_a_sample_of_samples_is_the_sample_of_all_rows_in_any_order(seed, most, 
     edges = sorted({0, 80, *ends})
     blocks = [shuffled[a:b] for a, b in itertools.pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "ROWS_AT_ONCE", 1 + seed)
+        patch.setattr(sample, "NUMBERS_AT_ONCE", 1 + seed)
         parts = [block[kept_of(block, most)] for block in blocks]
         merged = torch.cat(parts)
         assert same_rows(merged[kept_of(merged, most)], wanted)
@@ -72,3 +72,18 @@ def test_a_fit_cuts_the_sample_and_each_cell_has_its_members(monkeypatch):
     ]
     # As many members of fewer rows are coarser cells.
     assert costs[0] < costs[1] < 2 * costs[0]
+
+
+def test_the_sample_is_the_least_keys_however_many_copies_share_one():
+    logits = scores(6000)
+    logits[1000:4000] = logits[3]
+    labels, keys = logits.argmax(-1), sample.row_keys(logits)
+    for most in (7, 300, 1500, 2900):
+        wanted = [
+            sorted(zip(keys[rows].tolist(), rows.tolist(), strict=True))[:most]
+            for rows in ((labels == label).nonzero()[:, 0] for label in range(3))
+        ]
+        for rows in (None, torch.arange(6000)):
+            found = sample_rows(logits, most, rows)
+            for own, pairs in zip(found, wanted, strict=True):
+                assert own.tolist() == sorted(row for _, row in pairs), most

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.defenses.codebook import table
-from oneway.defenses.codebook.table import Codebook, first_box, project, width_of
+from oneway.defenses.codebook.table import Codebook, first_boxes, project, width_of
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from reference import codebook as slow
 from rows import random_rows, score_rows
@@ -61,14 +61,14 @@ def test_many_rows_are_compared_in_parts_and_found_in_the_same_cells(monkeypatch
         logits = random_rows(2, 300, classes, torch.float64, 1.5)
         whole, compared = book(logits), []
 
-        def watched(rows, edges, compared=compared):
-            compared.append(edges.numel())
-            return first_box(rows, edges)
+        def watched(rows, labels, axes, compared=compared):
+            compared.append(len(rows) * axes[:, 0].numel())
+            return first_boxes(rows, labels, axes)
 
         most = 7 * book.edges[0].numel()
         with monkeypatch.context() as patch:
             patch.setattr(table, "NUMBERS_AT_ONCE", most)
-            patch.setattr(table, "first_box", watched)
+            patch.setattr(table, "first_boxes", watched)
             assert book.rows_at_once == 7
             assert torch.equal(book(logits), whole)
             assert max(compared) <= most

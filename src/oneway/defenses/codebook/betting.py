@@ -40,8 +40,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
+from torch.nn.functional import embedding_bag
 from torch.nn.utils.rnn import pad_sequence
 
 from oneway.checks import filled
@@ -62,9 +65,6 @@ LATEST = 0.8
 MOST = 0.9
 """Largest stake, as a share of the largest that keeps every factor positive."""
 
-WAITS = -2
-"""Stands for a row that waits, among numbers of partners."""
-
 LARGEST = 0.25
 """Largest variance of values in [0, 1]."""
 
@@ -76,6 +76,9 @@ TINY = 2.0**-33
 
 NUMBERS_AT_ONCE = 2**17
 """Numbers of queries, or of bets, that are worked on at once: they stay in a processor's cache."""
+
+PAIRS_AT_ONCE = 2**13
+"""Pairs whose numbers are looked up at once."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,13 @@ def bound_errors(
     queries: Tensor,
     level: float,
     groups: Tensor | None = None,
-    together: int = 1,
+    together: Sequence[int] | None = None,
     keys: Tensor | None = None,
 ) -> list[Bounds]:
     """Return bounds of several parts of the rows, each as :func:`bound_error` would bound it alone.
 
     Pairs of all parts are compared cell by cell, so that a cell's queries are in a cache when they
-    are wanted again, and all bounds are searched together.
+    are wanted again, and each pair is compared once. All bounds are searched together.
 
     Args:
         parts: ``(n)`` int64 row numbers of each part, on the CPU.
@@ -134,50 +137,69 @@ def bound_errors(
         queries: See there.
         level: See there.
         groups: See there.
-        together: Number of parts of the traffic whose bounds hold at once with this level.
+        together: For each part, the number of parts whose bounds hold at once with this level;
+            None: each bound holds by itself.
         keys: See :func:`bound_error`.
     """
     cells, keys = cells.cpu(), query_keys(queries) if keys is None else keys
     groups = None if groups is None else groups.cpu()
     found, draws = list[tuple[Tensor, Tensor]](), list[int]()
-    for rows in parts:
-        own = None if groups is None else groups[rows]
-        orders = orders_of_pairs(cells[rows], keys[rows], own)
-        found.append(tuple(torch.where(each < 0, -1, rows[each]) for each in orders))  # type: ignore[arg-type]
-        draws.append(len(rows) if own is None else len(own.unique()))
+    whole, rank = _in_canonical_order(cells, keys), torch.empty_like(cells)
+    rank[whole] = torch.arange(len(cells))
+    for part in parts:
+        rows = part[rank[part].argsort()]
+        found.append(_orders_of_pairs(rows, cells, keys, groups))
+        draws.append(len(rows) if groups is None else len(groups[rows].unique()))
     if not found:
         return []
-    pairs = [torch.stack(orders)[:, orders[1] >= 0] for orders in found]
-    asked, met = torch.cat(pairs, 1)
-    order = cells[asked].argsort(stable=True)
-    halves = torch.empty(len(order), dtype=torch.float64)
-    halves[order] = half_squared(queries, asked[order], met[order])
-    each = [pair.shape[1] for pair in pairs]
-    values = [
-        _values_of(*orders, own) for orders, own in zip(found, halves.split(each), strict=True)
-    ]
-    return _bounds_of(values, torch.tensor(draws).double() / 2, (1 - level) / together)
-
-
-def _values_of(asked: Tensor, met: Tensor, halves: Tensor) -> Tensor:
-    """Return what each row of a part adds at least, at most, and if it asks: ``(3, O, A)``."""
-    real, paired = asked >= 0, met >= 0
+    shapes = [orders.shape for orders, _ in found]
+    asked, met = (
+        torch.cat([each.flatten() for each in column]) for column in zip(*found, strict=True)
+    )
+    found.clear()
+    paired, real = met >= 0, asked >= 0
     least = torch.zeros(asked.shape, dtype=torch.float64)
-    least[paired] = halves
-    return torch.stack([least, torch.where(real & ~paired, LARGEST, least), real.double()])
+    least[paired] = _halves_of_pairs(queries, rank[asked[paired]], rank[met[paired]], whole)
+    del asked, met
+    values = torch.stack([least, torch.where(real & ~paired, LARGEST, least), real.double()])
+    of_parts = [
+        each.view(3, *shape)
+        for each, shape in zip(values.split(list(map(math.prod, shapes)), 1), shapes, strict=True)
+    ]
+    risks = (1 - level) / torch.tensor(together or [1] * len(shapes), dtype=torch.float64)
+    return _bounds_of(of_parts, torch.tensor(draws).double() / 2, risks)
 
 
-def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[Bounds]:
+def _halves_of_pairs(queries: Tensor, asked: Tensor, met: Tensor, order: Tensor) -> Tensor:
+    """Return ``(P)`` float64 :func:`half_squared` distances; several parts may have a pair.
+
+    Args:
+        queries: See :func:`bound_error`.
+        asked: ``(P)`` int64 places in ``order``.
+        met: As ``asked``.
+        order: ``(N)`` int64 numbers of rows, cell by cell.
+    """
+    count = len(order)
+    # Cell by cell, the earlier place first.
+    pairs = torch.minimum(asked, met).mul_(count).add_(torch.maximum(asked, met))
+    pairs, copies = pairs.unique(return_inverse=True)
+    parts = (
+        half_squared(queries, order[each // count], order[each % count])
+        for each in pairs.split(PAIRS_AT_ONCE)
+    )
+    return filled(torch.empty(len(pairs), dtype=torch.float64), parts)[copies]
+
+
+def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risks: Tensor) -> list[Bounds]:
     """Return the bounds of parts; those of like size at once.
 
     Args:
-        parts: ``(3, O, A)`` values of each part, from :func:`_values_of`.
+        parts: ``(3, O, A)`` of each part: what each row adds at least, at most, and if it asks.
         expected: ``(P)`` float64, the number of rows of each part that are expected to ask.
-        risk: Probability with which each bound may fail.
+        risks: ``(P)`` float64, the probability with which each bound may fail.
     """
     found: dict[int, Bounds] = {}
     order = sorted(range(len(parts)), key=lambda part: parts[part].shape[1:])
-    risks = torch.tensor([risk / 2, risk, risk / 2], dtype=torch.float64)
     while order:
         largest = parts[order[-1]][0]
         at_once = max(1, NUMBERS_AT_ONCE // max(1, 3 * largest.numel()))
@@ -186,7 +208,7 @@ def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[B
         # Orders are filled up with values that nothing is staked on.
         padded = pad_sequence([parts[part].movedim(-1, 0) for part in own], True).movedim(1, -1)
         least, most, real = padded.unbind(1)
-        draws = expected[own].view(-1, 1, 1)
+        draws, risk = (each[own].view(-1, 1, 1) for each in (expected, risks))
         stakes = [
             stakes_for(least, draws, risk / 2, 0.0),
             stakes_for(least, draws, risk, 0.0),
@@ -196,7 +218,7 @@ def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[B
         means = least_means(
             torch.stack([least, least, 0.5 - most], 1).flatten(0, 1),
             torch.where(real > 0, torch.stack(stakes), 0.0).movedim(0, 1).flatten(0, 1),
-            risks.repeat(len(own)),
+            torch.stack([risk / 2, risk, risk / 2], 1).flatten(),
         )
         for part, (low, lower, above) in zip(own, means.view(-1, 3).tolist(), strict=True):
             high = min(LARGEST, 0.5 - above)
@@ -217,23 +239,31 @@ def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple
         ``(O, A)`` int64 numbers of the rows that asked, filled up with -1, and of their partners;
         -1: none.
     """
-    order, seed = canonical_order(cells, keys)
-    cells = cells.cpu()[order].unique(return_inverse=True)[1]
-    groups = None if groups is None else groups[order.to(groups.device)].cpu()
-    generator = Generator().manual_seed(seed)
+    cells, keys = cells.cpu(), keys.cpu()
+    groups = None if groups is None else groups.cpu()
+    return _orders_of_pairs(_in_canonical_order(cells, keys), cells, keys, groups)
+
+
+def _orders_of_pairs(
+    order: Tensor, cells: Tensor, keys: Tensor, groups: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the same of the rows with ``(n)`` int64 numbers, which are in canonical order."""
+    cells = cells[order]
+    generator = Generator().manual_seed(_seed_of(cells, keys[order]))
     orders = range(min(ORDERS, max(1, ROWS_OF_ORDERS // max(1, len(cells)))))
     if groups is None:
         rows = torch.stack([torch.randperm(len(cells), generator=generator) for _ in orders])
     else:
+        groups = groups[order]
         rows = torch.stack([one_of_each(groups, generator) for _ in orders])
-    if cells.any():
-        pairs = zip(*(pair_up(cells[each]) for each in rows), strict=True)
+    if len(cells) and cells[0] != cells[-1]:
+        places = (cells.diff(prepend=cells[:1]) != 0).cumsum(0)
+        pairs = zip(*(pair_up(each) for each in places[rows]), strict=True)
         asks, meets = (pad_sequence(list(each), True, padding_value=-1) for each in pairs)
-    else:  # in one cell the same places are paired in all orders
-        asks, meets = (places.expand(len(rows), -1) for places in pair_up(cells[rows[0]]))
-    numbers = torch.cat([order[rows], torch.full((len(rows), 1), -1)], 1)
-    row = torch.arange(len(rows)).unsqueeze(-1)
-    return numbers[row, asks], numbers[row, meets]
+        numbers = torch.cat([order[rows], torch.full((len(rows), 1), -1)], 1)
+        row = torch.arange(len(rows)).unsqueeze(-1)
+        return numbers[row, asks], numbers[row, meets]
+    return pairs_in_one_cell(order[rows])
 
 
 def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
@@ -246,11 +276,22 @@ def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
     Returns:
         ``(N)`` int64 on the CPU, and a number from the SHA-256 of all rows.
     """
-    rows = torch.stack([keys.cpu(), cells.cpu()])
-    order = rows[0].argsort(stable=True)
-    order = order[rows[1, order].argsort(stable=True)]
-    whole = hashlib.sha256(rows[:, order].contiguous().numpy().tobytes()).digest()
-    return order, int.from_bytes(whole[:8], "big") >> 1
+    cells, keys = cells.cpu(), keys.cpu()
+    order = _in_canonical_order(cells, keys)
+    return order, _seed_of(cells[order], keys[order])
+
+
+def _in_canonical_order(cells: Tensor, keys: Tensor) -> Tensor:
+    """Return the ``(N)`` int64 numbers of rows by cell, and those of a cell by key."""
+    order = keys.argsort(stable=True)
+    return order[cells[order].argsort(stable=True)]
+
+
+def _seed_of(cells: Tensor, keys: Tensor) -> int:
+    """Return a number from the SHA-256 of rows in canonical order."""
+    whole = hashlib.sha256(keys.numpy())
+    whole.update(cells.numpy())
+    return int.from_bytes(whole.digest()[:8], "big") >> 1
 
 
 def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,38 +305,66 @@ def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
     """
     count = len(cells)
     if not count or not cells.any():
-        # What the loop below does in one cell: two rows wait and two ask, then they take turns.
-        numbers = torch.arange(count)
-        asking = numbers[(numbers == 2) | (numbers > 2) & (numbers % 2 == 1)]
-        return asking, torch.where(asking == 3, 0, asking - 1)
+        return pairs_in_one_cell(torch.arange(count))
+    limits, before = _turns(cells.numpy())
     waiting = [list[int]() for _ in range(int(cells.max()) + 1)]
-    seen, met, latest = [0] * len(waiting), [WAITS] * count, LATEST * count
-    # Rows so far in cells where nobody waits, and cells with one row so far: their share of all
-    # rows estimates the share of cells not seen yet (Good, Biometrika 40, 1953).
-    dry = lone = asked = 0
-    for number, cell in enumerate(cells.tolist()):
-        rows, before = waiting[cell], seen[cell]
-        seen[cell] = before + 1
-        asks = dry + lone <= DRY * number and number > 0
-        if not asks and number >= latest:
-            asks = asked < (1 - LATEST) * number
-        if before < 2:
-            lone += 1 - 2 * before
-        asked += asks
+    asking, partners = list[int](), list[int]()
+    dry, latest = 0, LATEST * count  # rows so far in cells where nobody waits; see the module
+    for number, cell, limit in zip(range(count), cells.tolist(), limits, strict=True):
+        rows = waiting[cell]
+        if dry <= limit or (number >= latest and len(asking) < (1 - LATEST) * number):
+            asking.append(number)
+            if rows:
+                partners.append(rows.pop())
+                if not rows:
+                    dry += before[number] + 1
+                continue
+            partners.append(-1)
         if not rows:
-            dry -= before
-            rows.append(number)
-            if asks:
-                met[number] = -1
-        elif asks:
-            met[number] = rows.pop()
-            if not rows:
-                dry += before + 1
-        else:
-            rows.append(number)
-    partners = torch.tensor(met)
-    asking = (partners != WAITS).nonzero()[:, 0]
-    return asking, partners[asking]
+            dry -= before[number]
+        rows.append(number)
+    # Several times as fast as `torch.tensor`.
+    asked, met = (torch.from_numpy(np.array(each, np.int64)) for each in (asking, partners))
+    return asked, met
+
+
+def pairs_in_one_cell(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what :func:`pair_up` does if all rows are of one cell.
+
+    Two rows wait and two ask, and then they take turns: in all orders at the same places.
+
+    Args:
+        rows: ``(..., N)`` int64 numbers of the rows, in the order of arrival.
+
+    Returns:
+        ``(..., A)`` int64 numbers of the rows that asked, and of their partners.
+    """
+    count = rows.shape[-1]
+    if count < 3:
+        return rows[..., :0], rows[..., :0]
+    turns = torch.cat([rows[..., 1:3], rows[..., :1], rows[..., 3:]], -1)
+    return turns[..., 1::2], turns[..., : count - 1 : 2]
+
+
+def _turns(cells: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """Return what decides whether each of ``(N)`` rows asks, and does not depend on who asked.
+
+    Returns:
+        Most rows so far in cells where nobody waits, for the row to ask; and rows so far in the
+        row's own cell.
+    """
+    numbers = np.arange(len(cells))
+    # Of the smallest type, which NumPy sorts in one pass.
+    order = cells.astype(np.min_scalar_type(int(cells.max()))).argsort(kind="stable")
+    sizes = np.bincount(cells)
+    before = np.empty_like(cells)
+    before[order] = numbers - np.repeat(sizes.cumsum() - sizes, sizes)
+    # Cells with one row so far: their share of all rows estimates the share of cells not seen yet
+    # (Good, Biometrika 40, 1953).
+    news = (before == 0).astype(np.int64) - (before == 1)
+    limits = np.floor(DRY * numbers).astype(np.int64) - (news.cumsum() - news)
+    limits[0] = -1
+    return limits.tolist(), before.tolist()
 
 
 def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
@@ -315,21 +384,28 @@ def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     on them is right to about six digits.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
-    at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    is_read_in_place = queries.dtype == wide and queries.is_contiguous()
+    pairs = torch.stack([rows, partners], -1).to(queries.device)
+    at_once = max(1, 2 * NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    signs = torch.tensor([1.0, -1.0], dtype=wide, device=queries.device).repeat(at_once, 1)
 
     def parts() -> Iterator[Tensor]:
-        for pair in zip(rows.split(at_once), partners.split(at_once), strict=True):
-            one, other = (
-                queries.index_select(0, numbers.to(queries.device)).to(wide) for numbers in pair
-            )
-            one.sub_(other)
-            yield torch.linalg.vecdot(one, one)
+        for pair in pairs.split(at_once):
+            table, numbers = queries, pair
+            if not is_read_in_place:
+                known, numbers = pair.unique(return_inverse=True)
+                table = queries.index_select(0, known).to(wide)
+            # A sum with signs, which copies neither row.
+            apart = embedding_bag(numbers, table, mode="sum", per_sample_weights=signs[: len(pair)])
+            yield apart.square_().sum(-1)
 
     squared = filled(torch.empty(len(rows), dtype=torch.float64), parts())
     return squared / (2 * max(1, queries.shape[1]))
 
 
-def stakes_for(values: Tensor, expected: float | Tensor, risk: float, without: float) -> Tensor:
+def stakes_for(
+    values: Tensor, expected: float | Tensor, risk: float | Tensor, without: float
+) -> Tensor:
     """Return ``(..., A)`` stakes, each from the values before it; the first is 0.
 
     Their size is that of the source for a fixed number of values. The variance begins with one
@@ -338,14 +414,15 @@ def stakes_for(values: Tensor, expected: float | Tensor, risk: float, without: f
     Args:
         values: ``(..., A)`` float64, in [-1, 1/2].
         expected: Number of values that is expected; one, or as the values.
-        risk: Probability with which the bound may fail.
+        risk: Probability with which the bound may fail; one, or as the values.
         without: Stake while the mean of the values is 0 or less.
     """
     counts = torch.arange(1, values.shape[-1] + 1, dtype=torch.float64)
     means = values.cumsum(-1) / counts
     squares = values.square().cumsum(-1) - counts * means.square()
     variances = (squares.clamp_min(0) + means.square()) / counts
-    sizes = (2 * math.log(1 / risk) / (expected * variances)).sqrt()
+    logs = -torch.as_tensor(risk, dtype=torch.float64).log()
+    sizes = (2 * logs / (expected * variances)).sqrt()
     sizes = torch.where(means > 0, sizes, without)
     return torch.cat([torch.zeros_like(sizes[..., :1]), sizes[..., :-1]], -1)
 
@@ -363,7 +440,7 @@ def least_means(values: Tensor, stakes: Tensor, risks: Tensor) -> Tensor:
     def beyond(means: Tensor) -> Tensor:
         """Return by how much the logarithm of the average product refutes each mean."""
         mean = means[:, None, None]
-        logs = torch.log1p(stakes.minimum(MOST / mean) * (values - mean)).sum(-1)
+        logs = stakes.minimum(MOST / mean).mul_(values - mean).log1p_().sum(-1)
         return logs.logsumexp(-1) - wanted
 
     low, high = torch.full_like(risks, TINY), torch.full_like(risks, 0.5)

@@ -31,13 +31,12 @@ from oneway.defenses.codebook.measures import (
     CellMoments,
     CertifiedError,
     bits_beyond_label,
-    certified_error,
     distances_from_table,
     pairs_in,
     top_kept,
 )
 from oneway.defenses.codebook.options import FitSettings
-from oneway.defenses.codebook.parts import LEAST_ROWS, PartErrors, certify_parts
+from oneway.defenses.codebook.parts import LEAST_ROWS, Kind, PartErrors, certify_parts
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.together import Together
 from oneway.defenses.codebook.traffic import (
@@ -477,24 +476,29 @@ def certify_cells(
     check_level(level)
     labels = logits.argmax(-1)
     l1, difference = moved
-    error, by_label, yardsticks = None, dict[str, CertifiedError](), None
+    error, yardsticks = None, None
+    by_label: Mapping[str, CertifiedError] = {}
     parts = dict[str, PartErrors]()
     if queries is not None:
         flat = _checked_queries(queries, cells, groups)
         keys = query_keys(queries) if keys is None else keys
         if groups is not None:
-            parts["group"] = _of_groups(certify_parts(groups, cells, flat, level, keys=keys))
+            (of_groups,) = certify_parts([Kind(groups)], cells, flat, level, keys=keys)
+            parts["group"] = _of_groups(of_groups)
         moments = CellMoments.of(cells, flat)
         shares = moments.error_shares() if groups is None else None
-        error = certified_error(cells, flat, level, groups, keys=keys, shares=shares)
-        parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys, shares)
         # A cell of a release that keeps the label has one label.
         is_nested = _have_one_label(moments.cells, labels)
-        nested = shares if is_nested else None
-        by_label |= certify_parts(labels, cells, flat, level, groups, keys, nested).errors
+        kinds = [
+            Kind(torch.zeros_like(cells), shares, least=1),
+            Kind(cells, shares),
+            Kind(labels, shares if is_nested else None),
+        ]
+        whole, parts["cell"], of_labels = certify_parts(kinds, cells, flat, level, groups, keys)
+        error, by_label = whole.errors["0"], of_labels.errors
         if groups is None:
-            of_labels = moments.joined(labels) if is_nested else CellMoments.of(labels, flat)
-            yardsticks = yardsticks_of_labels(labels, flat, level, of_labels)
+            joined = moments.joined(labels) if is_nested else CellMoments.of(labels, flat)
+            yardsticks = yardsticks_of_labels(labels, flat, level, joined)
         else:
             # As the attack on clean scores, they are about independent draws.
             alone = one_of_each(groups.cpu(), Generator().manual_seed(0))

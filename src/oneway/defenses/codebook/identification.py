@@ -221,13 +221,26 @@ def mean_chance_named(cells: Tensor, candidates: int, guesses: int = 1) -> float
             f"candidates must be at most the {len(cells)} queries that they are drawn from, but "
             f"got {candidates}. Pass more queries."
         )
-    # Of clean scores nearly all cells have one query: cells of a size are alike.
+    return _mean_chance(*_alike_cells(cells), candidates, guesses)
+
+
+def _alike_cells(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the float64 sizes of cells, each once, and how many cells have each size.
+
+    Of clean scores nearly all cells have one query.
+    """
     sizes, alike = cells.unique(return_counts=True)[1].cpu().double().unique(return_counts=True)
+    return sizes, alike.double()
+
+
+def _mean_chance(sizes: Tensor, alike: Tensor, candidates: int, guesses: int) -> float:
+    """Return :func:`mean_chance_named` of queries whose cells have these sizes."""
+    queries = int(sizes @ alike)
     # E min(X, r) = P(X > 0) + ... + P(X > r - 1).
     below, total = torch.zeros_like(sizes), 0.0
     for taken in range(min(guesses, candidates)):
-        below = below + _hypergeometric(sizes, taken, len(cells), candidates)
-        total += float((1 - below).clamp(0, 1) @ alike.double())
+        below = below + _hypergeometric(sizes, taken, queries, candidates)
+        total += float((1 - below).clamp(0, 1) @ alike)
     return min(1.0, total / candidates)
 
 
@@ -258,20 +271,18 @@ def identify(cells: Tensor, logits: Tensor, table_cells: int) -> Identification:
     # Keys of rows: sorting the rows themselves takes several times their memory.
     keys = torch.empty(len(logits), dtype=torch.int64)
     clean = filled(keys, (row_keys(release(rows)) for rows in in_parts(logits.detach())))
-    labels = logits.argmax(-1)
+    by_label, by_cell, by_scores = map(_alike_cells, (logits.argmax(-1), cells, clean))
 
-    def mean(known: Tensor, candidates: int, guesses: int = 1) -> float | None:
-        if candidates > len(known):
-            return None
-        return mean_chance_named(known, candidates, guesses)
+    def mean(alike: tuple[Tensor, Tensor], candidates: int, guesses: int = 1) -> float | None:
+        return None if candidates > len(cells) else _mean_chance(*alike, candidates, guesses)
 
     curve = tuple(
         NamedShare(
             candidates=candidates,
-            label=mean(labels, candidates),
-            release=mean(cells, candidates),
-            release_guesses=mean(cells, candidates, GUESSES),
-            clean=mean(clean, candidates),
+            label=mean(by_label, candidates),
+            release=mean(by_cell, candidates),
+            release_guesses=mean(by_cell, candidates, GUESSES),
+            clean=mean(by_scores, candidates),
             most=min(1.0, table_cells / candidates),
         )
         for candidates in CANDIDATES

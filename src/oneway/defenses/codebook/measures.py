@@ -157,7 +157,6 @@ def certified_error(
     groups: Tensor | None = None,
     keys: Tensor | None = None,
     shares: tuple[Tensor, Tensor] | None = None,
-    bounds: Bounds | None = None,
 ) -> CertifiedError:
     """Return the least mean squared error that any attacker can reach; see the module.
 
@@ -169,18 +168,28 @@ def certified_error(
             independent.
         keys: ``(N)`` int64, equal for equal queries; None: they are computed.
         shares: From ``error_shares``, of these queries; None: they are computed.
-        bounds: From ``bound_error``, of these queries; None: they are computed.
     """
     estimate, alone = estimated_error(cells, queries, groups, shares)
-    if bounds is None:
-        bounds = bound_error(cells, queries, level, groups, keys)
+    bounds = bound_error(cells, queries, level, groups, keys)
+    return error_within(bounds, estimate, alone, len(cells))
+
+
+def error_within(bounds: Bounds, estimate: float, alone: float, queries: int) -> CertifiedError:
+    """Return the certified error of a number of queries, with bounds that its estimate is within.
+
+    Args:
+        bounds: From :func:`oneway.defenses.codebook.betting.bound_error`.
+        estimate: From :func:`estimated_error`.
+        alone: From :func:`estimated_error`.
+        queries: Number of queries.
+    """
     return CertifiedError(
         estimate=estimate,
         # An end that is moved outwards still holds.
         low=min(bounds.low, estimate),
         high=max(bounds.high, estimate),
         lower_bound=min(bounds.lower, estimate),
-        queries=len(cells),
+        queries=queries,
         alone=alone,
     )
 

@@ -5,13 +5,13 @@ may know which part a query belongs to. Each bound of m parts has 1 / m of the r
 that the least of them holds, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from oneway.defenses.codebook.betting import bound_errors
-from oneway.defenses.codebook.measures import CertifiedError, certified_error
+from oneway.defenses.codebook.measures import CertifiedError, error_within, estimated_error
 from oneway.defenses.codebook.traffic import select_rows
 
 LEAST_ROWS = 20
@@ -34,50 +34,93 @@ class PartErrors:
     few_share: float
 
 
+@dataclass(frozen=True)
+class Kind:
+    """One way to part the traffic.
+
+    Attributes:
+        parts: ``(N)`` int64, the part that each query belongs to.
+        shares: From :func:`oneway.defenses.codebook.measures.error_shares`, of all queries, if each
+            cell lies in one part; None: they are computed part by part.
+        least: Queries, or groups of queries, of a part below which its error is not certified.
+    """
+
+    parts: Tensor
+    shares: tuple[Tensor, Tensor] | None = None
+    least: int = LEAST_ROWS
+
+
 def certify_parts(
-    parts: Tensor,
+    kinds: Sequence[Kind],
     cells: Tensor,
     queries: Tensor,
     level: float,
     groups: Tensor | None = None,
     keys: Tensor | None = None,
-    shares: tuple[Tensor, Tensor] | None = None,
-) -> PartErrors:
-    """Certify the error of each part with at least ``LEAST_ROWS`` queries, or groups of them.
+) -> list[PartErrors]:
+    """Certify the error of each part of each kind that has enough queries, or groups of them.
 
     Args:
-        parts: ``(N)`` int64, the part that each query belongs to.
+        kinds: Ways to part the traffic.
         cells: ``(N)`` int64, the cell of each query.
         queries: ``(N, D)`` floating, in [0, 1].
-        level: Level of intervals and bounds, in (0, 1), for all parts together.
+        level: Level of intervals and bounds, in (0, 1), for all parts of a kind together.
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
         keys: See :func:`oneway.defenses.codebook.betting.bound_error`.
-        shares: From :func:`oneway.defenses.codebook.measures.error_shares`, of all queries, if each
-            cell lies in one part; None: they are computed part by part.
     """
+    all_rows = [_rows_of(kind.parts) for kind in kinds]
+    # How many there are says nothing of what they show: bounds hold for any choice by it.
+    enough = [
+        {part: own for part, own in rows.items() if _draws(own, groups) >= kind.least}
+        for kind, rows in zip(kinds, all_rows, strict=True)
+    ]
+    bounds = iter(
+        bound_errors(
+            [own for rows in enough for own in rows.values()],
+            cells,
+            queries,
+            level,
+            groups,
+            [len(rows) for rows in enough for _ in rows],
+            keys,
+        )
+    )
+    found = list[PartErrors]()
+    for kind, rows, certified in zip(kinds, all_rows, enough, strict=True):
+        errors = {
+            str(part): error_within(
+                next(bounds), *_estimate(own, cells, queries, groups, kind.shares), len(own)
+            )
+            for part, own in certified.items()
+        }
+        left = len(cells) - sum(map(len, certified.values()))
+        found.append(PartErrors(errors, len(rows) - len(certified), left / len(cells)))
+    return found
+
+
+def _rows_of(parts: Tensor) -> dict[int, Tensor]:
+    """Return the int64 row numbers of each part, on the CPU."""
     numbers, sizes = parts.unique(return_counts=True)
     order = parts.argsort(stable=True).cpu()
-    rows = dict(zip(numbers.tolist(), order.split(sizes.tolist()), strict=True))
+    return dict(zip(numbers.tolist(), order.split(sizes.tolist()), strict=True))
 
-    # How many there are says nothing of what they show: bounds hold for any choice by it.
-    enough = {
-        part: own
-        for part, own in rows.items()
-        if len(own) >= LEAST_ROWS
-        and (groups is None or len(groups[own.to(groups.device)].unique()) >= LEAST_ROWS)
-    }
-    bounds = bound_errors(list(enough.values()), cells, queries, level, groups, len(enough), keys)
-    errors = {
-        str(part): certified_error(
-            cells[own.to(cells.device)],
-            queries if shares is not None else queries[own.to(queries.device)],
-            level,
-            select_rows(groups, own),
-            shares=None if shares is None else (shares[0][own], shares[1][own.to(cells.device)]),
-            bounds=bound,
-        )
-        for (part, own), bound in zip(enough.items(), bounds, strict=True)
-    }
-    left = len(parts) - sum(len(own) for own in enough.values())
-    return PartErrors(errors, len(rows) - len(enough), left / len(parts))
+
+def _draws(rows: Tensor, groups: Tensor | None) -> int:
+    """Return how many queries, or groups of queries, some rows are."""
+    return len(rows) if groups is None else len(groups[rows.to(groups.device)].unique())
+
+
+def _estimate(
+    own: Tensor,
+    cells: Tensor,
+    queries: Tensor,
+    groups: Tensor | None,
+    shares: tuple[Tensor, Tensor] | None,
+) -> tuple[float, float]:
+    """Return the estimate of a part with ``(n)`` int64 rows, and the share that is alone."""
+    if shares is not None:
+        values, lone = shares
+        return float(values[own].mean()), float(lone[own.to(lone.device)].double().mean())
+    rows = own.to(cells.device), own.to(queries.device)
+    return estimated_error(cells[rows[0]], queries[rows[1]], select_rows(groups, own))

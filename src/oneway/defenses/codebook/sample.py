@@ -23,8 +23,9 @@ from oneway.checks import NUMBERS_AT_ONCE, filled, in_parts
 MOST_ROWS = 2**14
 """Rows of a label that boxes are cut from, at most."""
 
-ROWS_AT_ONCE = 2**17
-"""Rows whose keys are compared with those of the rows before them at once."""
+SPARE = 1.05
+"""Rows that are looked at, by those that are kept: keys are as good as uniform, so that with so
+many to spare the least of 16,384 are among them."""
 
 MULTIPLIERS = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 """Odd numbers of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), as signed 64 bits."""
@@ -46,7 +47,7 @@ def sample_rows(
     labels = labels_of(logits) if rows is None else labels_of(logits)[rows]
     counts = labels.bincount(minlength=logits.shape[-1])
     if (counts > most).any():
-        places = _least_keys(logits, labels, most, rows)
+        places = _least_keys(logits, labels, counts, most, rows)
         labels, counts = labels[places], counts.clamp_max(most)
     else:
         places = torch.arange(len(labels))
@@ -55,24 +56,49 @@ def sample_rows(
     return parts
 
 
-def _least_keys(logits: Tensor, labels: Tensor, most: int, rows: Tensor | None) -> Tensor:
+def _least_keys(
+    logits: Tensor, labels: Tensor, counts: Tensor, most: int, rows: Tensor | None
+) -> Tensor:
     """Return the int64 places of the ``most`` rows of each label that have the least keys."""
-    places = keys = torch.empty(0, dtype=torch.int64)
-    at_once = max(1, NUMBERS_AT_ONCE // logits.shape[-1])
-    for start in range(0, len(labels), ROWS_AT_ONCE):
-        block = torch.arange(start, min(start + ROWS_AT_ONCE, len(labels)))
-        numbers = (block if rows is None else rows[block]).to(logits.device)
-        new = (row_keys(logits[part]) for part in numbers.split(at_once))
-        places = torch.cat([places, block])
-        keys = torch.cat([keys, filled(torch.empty_like(block), new)])
-        order = keys.argsort(stable=True)
-        order = order[labels[places[order]].argsort(stable=True)]
-        ordered = labels[places[order]]
-        counts = ordered.bincount()
-        rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[ordered]
-        order = order[rank < most].sort().values
-        places, keys = places[order], keys[order]
-    return places
+    wanted = counts.clamp_max(most)
+    shares = torch.where(counts > most, SPARE * most / counts, torch.inf)
+    while True:
+        places, keys = _below(logits, labels, counts, shares, rows)
+        are_short = labels[places].bincount(minlength=len(counts)) < wanted
+        if not are_short.any():
+            break
+        # Copies of a row have its key, so that keys may be uneven.
+        shares = torch.where(are_short, torch.inf, shares)
+    own = labels[places]
+    of_labels = own.argsort(stable=True).split(own.bincount(minlength=len(counts)).tolist())
+    is_kept = torch.zeros(len(places), dtype=torch.bool)
+    for each in of_labels:
+        is_kept[each[keys[each].argsort(stable=True)[:most]]] = True
+    return places[is_kept]
+
+
+def _below(
+    logits: Tensor, labels: Tensor, counts: Tensor, shares: Tensor, rows: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the int64 places and keys of rows whose key is in their label's share of all keys."""
+    last = torch.iinfo(torch.int64).max
+    ends = [last if share >= 1 else int((share - 0.5) * 2**64) for share in shares.tolist()]
+    limits = torch.tensor(ends)
+    at_once = max(1, NUMBERS_AT_ONCE // (4 * logits.shape[-1]))  # hashes take eight bytes
+    # Room for as many as are expected, and some; see :func:`oneway.checks.filled`.
+    expected = float((counts * shares.clamp_max(1)).sum())
+    found = torch.empty(2, int(1.01 * expected) + at_once, dtype=torch.int64)
+    start = end = 0
+    for own in labels.split(at_once):
+        span = slice(start, start + len(own))
+        keys = row_keys(logits[span] if rows is None else logits[rows[span].to(logits.device)])
+        below = (keys <= limits.index_select(0, own)).nonzero()[:, 0]
+        while end + len(below) > found.shape[1]:
+            found = torch.cat([found, torch.empty_like(found)], 1)
+        found[0, end : end + len(below)] = below + start
+        found[1, end : end + len(below)] = keys[below]
+        start, end = span.stop, end + len(below)
+    return found[0, :end], found[1, :end]
 
 
 def labels_of(logits: Tensor) -> Tensor:
@@ -95,7 +121,11 @@ def _mixed(numbers: Tensor) -> Tensor:
     """Return int64 numbers whose bits all depend on all bits of those given."""
     first, second, third = MULTIPLIERS
     mixed = numbers + first
-    for shift, factor in ((30, second), (27, third)):
+    # In place: what is made on the way would take several times the memory of the numbers.
+    for shift, factor in ((30, second), (27, third), (31, 1)):
         # Of a signed number a shift to the right keeps the sign: the bits above are taken out.
-        mixed = (mixed ^ (mixed >> shift & (1 << 64 - shift) - 1)) * factor
-    return mixed ^ (mixed >> 31 & (1 << 33) - 1)
+        above = mixed >> shift
+        above &= (1 << 64 - shift) - 1
+        mixed ^= above
+        mixed *= factor
+    return mixed

@@ -154,8 +154,14 @@ class Codebook(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return the ``(N)`` int64 cells of ``(N, K)`` logits, which are not checked."""
-        assignment, edges = self.assignment.flatten(), self.search_edges()
-        return self.in_parts(lambda rows: assignment[self.boxes_of(rows, edges)], logits)
+        assignment = self.assignment.flatten()
+        axes = self.search_edges().movedim(-1, 0).contiguous()
+
+        def cells_of(rows: Tensor) -> Tensor:
+            labels, compared = self._compared(rows)
+            return assignment[labels * self.sizes.boxes + first_boxes(compared, labels, axes)]
+
+        return self.in_parts(cells_of, logits)
 
     def in_parts(self, function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         """Return ``function`` of ``(N, K)`` logits, computed ``rows_at_once`` at a time."""
@@ -181,11 +187,16 @@ class Codebook(nn.Module):
             logits: Not checked.
             edges: From :meth:`search_edges`.
         """
+        labels, rows = self._compared(logits)
+        return labels * self.sizes.boxes + first_box(rows, edges.index_select(0, labels))
+
+    def _compared(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ``(N)`` int64 labels, and the ``(N, W)`` numbers that edges are about."""
         labels = logits.argmax(-1)
         rows = logits.softmax(-1, dtype=torch.float64)
         if not self.is_dense:
             rows = project(rows, self.classes.index_select(0, labels), dense=False)
-        return labels * self.sizes.boxes + first_box(rows, edges.index_select(0, labels))
+        return labels, rows
 
     def expand(self, values: Tensor, cells: Tensor) -> Tensor:
         """Return ``(N, K)`` entries, one per class, of cells.
@@ -281,7 +292,24 @@ def first_box(rows: Tensor, edges: Tensor) -> Tensor:
         rows: ``(N, W)``.
         edges: ``(N, m, W)`` of each row's label.
     """
-    within = (rows.unsqueeze(-2) <= edges).all(-1)
+    return _first((rows.unsqueeze(-2) <= edges).all(-1))
+
+
+def first_boxes(rows: Tensor, labels: Tensor, axes: Tensor) -> Tensor:
+    """Return what :func:`first_box` does, axis by axis: several times as fast for many rows.
+
+    Args:
+        rows: ``(N, W)``.
+        labels: ``(N)`` int64, the label of each row.
+        axes: ``(W, K, m)`` edges of all labels.
+    """
+    within = torch.ones(len(rows), axes.shape[-1], dtype=torch.bool, device=rows.device)
+    for values, edges in zip(rows.unsqueeze(-1).unbind(1), axes, strict=True):
+        within &= values <= edges.index_select(0, labels)
+    return _first(within)
+
+
+def _first(within: Tensor) -> Tensor:
     # The first of several maxima; a byte per box, since truth values have no maximum.
     return within.view(torch.uint8).argmax(-1)
 

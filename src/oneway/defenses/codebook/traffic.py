@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from oneway.checks import in_parts
@@ -194,10 +195,7 @@ def _check_numbers(name: str, numbers: Tensor, rows: int, remedy: str) -> None:
 
 def query_bytes(queries: Tensor) -> Iterator[bytes]:
     """Yield what tells one of ``(N, ...)`` queries from others: its values in float32."""
-    for rows in in_parts(queries.detach().flatten(1)):
-        # Adding 0 turns -0 into 0, which is the same value in other bytes.
-        flat = rows.cpu().to(torch.float32) + 0.0
-        yield from (row.tobytes() for row in flat.numpy())
+    return (row.tobytes() for row in _values_of(queries))
 
 
 def query_keys(queries: Tensor) -> Tensor:
@@ -206,8 +204,14 @@ def query_keys(queries: Tensor) -> Tensor:
     They are 64 bits of a SHA-256: of a million different queries two have the same key with a
     chance of one to 37 million.
     """
-    digests = b"".join(hashlib.sha256(query).digest()[:8] for query in query_bytes(queries))
+    digests = b"".join([hashlib.sha256(row).digest()[:8] for row in _values_of(queries)])
     return torch.from_numpy(np.frombuffer(digests, np.int64).copy())
+
+
+def _values_of(queries: Tensor) -> Iterator[NDArray[np.float32]]:
+    for rows in in_parts(queries.detach().flatten(1)):
+        # Adding 0 turns -0 into 0, which is the same value in other bytes.
+        yield from (rows.cpu().to(torch.float32) + 0.0).numpy()
 
 
 def select_rows(values: Tensor | None, rows: Tensor) -> Tensor | None:
