@@ -289,8 +289,8 @@ def _in_canonical_order(cells: Tensor, keys: Tensor) -> Tensor:
 
 def _seed_of(cells: Tensor, keys: Tensor) -> int:
     """Return a number from the SHA-256 of rows in canonical order."""
-    whole = hashlib.sha256(keys.numpy())
-    whole.update(cells.numpy())
+    whole = hashlib.sha256(keys.numpy().data)
+    whole.update(cells.numpy().data)
     return int.from_bytes(whole.digest()[:8], "big") >> 1
 
 
