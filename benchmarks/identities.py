@@ -511,8 +511,13 @@ def judged_by_network(stage: Stage, names: Sequence[str]) -> Iterator[Row]:
             gallery=len(truth),
         )
         shares = {f"network_rank_{rank}": rank_share(ranks, rank) for rank in (1, 5)}
-        told: Row = {"release": name, "seed": stage.spec.seed, "gallery": len(truth), **shares}
-        yield {**told, "numerics": numerics_of([Ridge.name])}
+        yield {
+            "release": name,
+            "seed": stage.spec.seed,
+            "gallery": len(truth),
+            **shares,
+            "numerics": numerics_of([Ridge.name]),
+        }
 
 
 def averages(rows: Sequence[Row]) -> Iterator[Row]:

@@ -339,8 +339,8 @@ def test_pairs_are_compared_as_numpy_does_in_any_type_and_layout(monkeypatch):
         monkeypatch.setattr(betting, "NUMBERS_AT_ONCE", count)
         for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6), (torch.half, 1e-6)):
             for queries in (wide.to(dtype), wide.to(dtype)[:, ::3], wide.to(dtype).T.clone().T):
-                told = queries.double().numpy()
-                wanted = ((told[rows] - told[partners]) ** 2).mean(1) / 2
+                values = queries.double().numpy()
+                wanted = ((values[rows] - values[partners]) ** 2).mean(1) / 2
                 found = betting.half_squared(queries, rows, partners)
                 assert found.tolist() == pytest.approx(wanted.tolist(), rel=tolerance), dtype
 

@@ -97,11 +97,7 @@ class Bounds:
 
 
 def bound_error(
-    cells: Tensor,
-    queries: Tensor,
-    level: float,
-    groups: Tensor | None = None,
-    keys: Tensor | None = None,
+    cells: Tensor, queries: Tensor, level: float, groups: Tensor | None = None
 ) -> Bounds:
     """Return bounds on E Var(query | cell) that hold for any distribution in [0, 1].
 
@@ -111,10 +107,9 @@ def bound_error(
         level: Probability with which interval and bound hold, each by itself, in (0, 1).
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent. See the module for what is bounded then.
-        keys: ``(N)`` int64 from :func:`query_keys`, where they are at hand; None: they are made.
     """
     everything = torch.arange(len(cells))
-    return bound_errors([everything], cells, queries, level, groups, keys=keys)[0]
+    return bound_errors([everything], cells, queries, level, groups)[0]
 
 
 def bound_errors(
@@ -139,7 +134,7 @@ def bound_errors(
         groups: See there.
         together: For each part, the number of parts whose bounds hold at once with this level;
             None: each bound holds by itself.
-        keys: See :func:`bound_error`.
+        keys: ``(N)`` int64 from :func:`query_keys`, where they are at hand; None: they are made.
     """
     cells, keys = cells.cpu(), query_keys(queries) if keys is None else keys
     groups = None if groups is None else groups.cpu()

@@ -155,8 +155,6 @@ def certified_error(
     queries: Tensor,
     level: float = LEVEL,
     groups: Tensor | None = None,
-    keys: Tensor | None = None,
-    shares: tuple[Tensor, Tensor] | None = None,
 ) -> CertifiedError:
     """Return the least mean squared error that any attacker can reach; see the module.
 
@@ -166,11 +164,9 @@ def certified_error(
         level: Level of interval and lower bound, in (0, 1).
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
-        keys: ``(N)`` int64, equal for equal queries; None: they are computed.
-        shares: From ``error_shares``, of these queries; None: they are computed.
     """
-    estimate, alone = estimated_error(cells, queries, groups, shares)
-    bounds = bound_error(cells, queries, level, groups, keys)
+    estimate, alone = estimated_error(cells, queries, groups)
+    bounds = bound_error(cells, queries, level, groups)
     return error_within(bounds, estimate, alone, len(cells))
 
 
@@ -195,15 +191,12 @@ def error_within(bounds: Bounds, estimate: float, alone: float, queries: int) ->
 
 
 def estimated_error(
-    cells: Tensor,
-    queries: Tensor,
-    groups: Tensor | None = None,
-    shares: tuple[Tensor, Tensor] | None = None,
+    cells: Tensor, queries: Tensor, groups: Tensor | None = None
 ) -> tuple[float, float]:
     """Return the estimate of :func:`certified_error`, and the share of queries that are alone."""
     if groups is not None:
         return estimate_over_groups(cells, queries, groups)
-    values, lone = error_shares(cells, queries) if shares is None else shares
+    values, lone = error_shares(cells, queries)
     return float(values.mean()), float(lone.double().mean())
 
 

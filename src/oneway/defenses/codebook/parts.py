@@ -67,7 +67,7 @@ def certify_parts(
         level: Level of intervals and bounds, in (0, 1), for all parts of a kind together.
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
-        keys: See :func:`oneway.defenses.codebook.betting.bound_error`.
+        keys: See :func:`oneway.defenses.codebook.betting.bound_errors`.
     """
     all_rows = [_rows_of(kind.parts) for kind in kinds]
     # How many there are says nothing of what they show: bounds hold for any choice by it.
