@@ -1,6 +1,11 @@
-"""Measure how long the playground takes from a change to what is painted, while an attacker trains.
+"""Measure the playground: from its start to the first answer, and from a change to what is painted.
 
-A server process, and Chromium beside it: the page's own clock runs from the event of a slider to
+The first answer: a browser is open, the command starts with an empty cache, and the page is opened
+as soon as the command says where it is. Three starts.
+
+Changes, while an attacker trains:
+
+a server process, and Chromium beside it: the page's own clock runs from the event of a slider to
 after the next paint. The server's time is that of one request over loopback. All along, an
 attacker trains in the background, as it does when a visitor moves a slider. A first page, which is
 not counted, warms server and browser up. Run `python benchmarks/playground.py`.
@@ -24,10 +29,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
@@ -36,11 +42,17 @@ from oneway.evaluation.store import write_json_lines
 from oneway.playground.settings import DEFAULTS, SLIDERS, all_settings
 
 GOAL_MS = 200
+"""Most that a change may take, at the 99th percentile."""
+
+FIRST_GOAL_MS = 10_000
+"""Most that the first answer may take."""
+
+STARTS = 3
 
 
 @contextmanager
 def serving(cache: Path) -> Iterator[str]:
-    """Run `oneway playground` until the block ends; yield its address once it is ready."""
+    """Run `oneway playground` until the block ends; yield its address as soon as it is known."""
     command = [sys.executable, "-c", "from oneway.cli.main import app; app()", "playground"]
     process = subprocess.Popen(  # noqa: S603  our own command
         [*command, "--no-open", "--port", "0", "--cache", str(cache)],
@@ -52,8 +64,6 @@ def serving(cache: Path) -> Iterator[str]:
         assert process.stdout is not None
         address = re.search(r"http://\S+/", process.stdout.readline())
         assert address, "the playground did not start"
-        while not ask(f"{address[0]}api/state")["ready"]:
-            time.sleep(0.2)
         yield address[0]
     finally:
         process.terminate()
@@ -73,6 +83,8 @@ def training(address: str) -> Iterator[None]:
     """Keep an attacker in training until the block ends; never twice for one setting."""
     settings = iter(all_settings("adversarial-noise")[::-1])
     done, current = threading.Event(), next(settings).as_json()
+    while not ask(f"{address}api/state")["ready"]:
+        time.sleep(0.2)
 
     def train_on() -> None:
         nonlocal current
@@ -91,6 +103,21 @@ def training(address: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def first_answers(browser: Browser, starts: int) -> list[float]:
+    """Return the milliseconds from the command to the first painted answer, of several starts."""
+    taken = []
+    for _ in range(starts):
+        page = browser.new_page(viewport={"width": 1366, "height": 850})
+        with TemporaryDirectory() as cache:
+            begin = time.perf_counter()
+            with serving(Path(cache)) as address:
+                page.goto(address)
+                page.wait_for_selector("body[data-state=shown]")
+                taken.append(1000 * (time.perf_counter() - begin))
+                page.close()
+    return taken
 
 
 def server_times(address: str, defense: str, changes: int) -> list[float]:
@@ -125,7 +152,7 @@ def page_times(page: Page, address: str, defense: str, slider: str, changes: int
 
 def record_of(where: str, defense: str, slider: str, taken: list[float]) -> dict[str, Any]:
     """Return the record of one series of times, in milliseconds."""
-    cuts = statistics.quantiles(taken, n=100)
+    cuts = statistics.quantiles(taken, n=100, method="inclusive")
     return {
         "where": where,
         "defense": defense,
@@ -150,7 +177,7 @@ def draw(cache: Path, chromium: str, picture: Path) -> None:
 
 
 def main() -> None:
-    """Measure and print; exit 1 if a 99th percentile misses the goal."""
+    """Measure and print; exit 1 if the first answer or a 99th percentile misses its goal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--changes", type=int, default=200, help="changes of each slider")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
@@ -163,6 +190,10 @@ def main() -> None:
         draw(options.cache, chromium, options.picture)
         return
     records = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        records.append(record_of("first answer", "", "", first_answers(browser, STARTS)))
+        browser.close()
     with serving(options.cache) as address, training(address), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         warm = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -191,7 +222,8 @@ def main() -> None:
             options.out,
             [{**record, "load_average": load, **facts} for record in records],
         )
-    sys.exit(any(record["p99_ms"] > GOAL_MS for record in records))
+    first, *changes = records
+    sys.exit(first["most_ms"] > FIRST_GOAL_MS or any(each["p99_ms"] > GOAL_MS for each in changes))
 
 
 if __name__ == "__main__":
