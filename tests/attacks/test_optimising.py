@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from laws import looped
 from oneway.attacks import Optimising
-from oneway.attacks.optimising import DRAWS, PULLS, ROWS, STEPS
+from oneway.attacks.optimising import DRAWS, PULLS, ROWS_ON_CPU, STEPS
 from oneway.contracts import AttackerKnowledge
 from oneway.defenses.identity import Identity
 from oneway.inversion.input_transforms import StandardizedLog
@@ -175,12 +175,12 @@ def test_each_row_is_searched_for_by_itself():
 
 def test_many_queries_are_searched_for_in_parts_and_in_order():
     target, decoder = linear_target(), Gray()
-    asked = random_images(2, ROWS + 3, SHAPE)
+    asked = random_images(2, ROWS_ON_CPU + 3, SHAPE)
     reconstructor = prepared(target, decoder)[NAMES[min(STEPS), min(PULLS)]]
     found = reconstructor.reconstruct(target(asked)[None])
-    assert decoder.asked == [ROWS, 3]
-    last = reconstructor.reconstruct(target(asked[ROWS:])[None])
-    torch.testing.assert_close(found[ROWS:], last, rtol=0, atol=1e-5)
+    assert decoder.asked == [ROWS_ON_CPU, 3]
+    last = reconstructor.reconstruct(target(asked[ROWS_ON_CPU:])[None])
+    torch.testing.assert_close(found[ROWS_ON_CPU:], last, rtol=0, atol=1e-5)
 
 
 @looped(("random", "draws"), [(False, 1), (True, DRAWS)])

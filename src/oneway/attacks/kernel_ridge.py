@@ -79,7 +79,7 @@ class KernelRidge(InversionAttack):
         chosen = few**3 / 6 + (few**2 + few * min(held_out, CHOICE)) * directions
         fitted = landmarks**3 / 6 + landmarks**2 * workload.entries
         if kept > LANDMARKS:
-            fitted += kept * landmarks * (landmarks + workload.entries)
+            fitted += kept * landmarks * (landmarks / 2 + workload.entries)
         answered = (held_out + workload.test) * landmarks * workload.entries
         return len(self.regressions) * (len(LENGTHS) * len(PENALTIES) * chosen + fitted + answered)
 
@@ -186,7 +186,10 @@ def _fit(
     normal, moment = penalty * among, rows.new_zeros(len(landmarks), residuals.shape[1])
     for part, aims in zip(rows.split(ROWS), residuals.split(ROWS), strict=True):
         across = _kernel(kernel, part, landmarks, length)
-        normal.addmm_(across.mT, across)
+        for begin in range(0, len(landmarks), ROWS):
+            # The factor reads the lower triangle alone.
+            column = slice(begin, begin + ROWS)
+            normal[begin:, column].addmm_(across[:, begin:].mT, across[:, column])
         moment.addmm_(across.mT, aims.double())
     return _Regression(
         kernel, landmarks, length, torch.cholesky_solve(moment, _factor(normal, 0.0))

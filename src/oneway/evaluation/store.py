@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from oneway.defenses import StoredModule, load_module, save_module
 from oneway.errors import CorruptDataError
@@ -78,7 +79,10 @@ class Store:
             network, facts = train()
             seconds = time.perf_counter() - begin
             save_module(path, network, kind, {**facts, "seconds": seconds, "spec": spec})
-        return load_module(path, kind, remedy=REMEDY)
+        stored = load_module(path, kind, remedy=REMEDY)
+        # Up to twice as fast on a CPU, where max pooling of one channel after the other is slow.
+        convert_conv2d_weight_memory_format(stored.module, torch.channels_last)
+        return stored
 
     def tensors(
         self, kind: str, spec: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
