@@ -10,6 +10,7 @@ pytest.importorskip("onnxruntime")
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+import oneway
 from laws import looped
 from oneway.adapters import Guard, GuardedSession
 from oneway.defenses import build_defense
@@ -63,6 +64,31 @@ def session():
 def guard(session, defense=None, **options):
     told = {"output_name": "logits", "outputs": "logits", **options}
     return GuardedSession(session, defense or Rounding(decimals=1), **told)
+
+
+def test_protect_takes_the_output_that_is_named_or_the_only_one_that_can_hold_scores(session):
+    told = {"outputs": "logits", "decimals": 1}
+    with pytest.raises(InvalidOptionError, match="say which output of the session holds"):
+        oneway.protect(session, Rounding(decimals=1), **told)
+    expected = guard(session, decimals=1).run(None, {"image": IMAGES})
+    named = oneway.protect(session, Rounding(decimals=1), output_name="logits", **told)
+
+    class LabelsAndLogits:
+        """The same session, as skl2onnx and many exports have it: labels beside the scores."""
+
+        run, get_inputs = session.run, session.get_inputs
+
+        def get_outputs(self):
+            return [each for each in session.get_outputs() if each.name in ("label", "logits")]
+
+    alone = oneway.protect(LabelsAndLogits(), Rounding(decimals=1), **told)
+    for guarded in (named, alone):
+        np.testing.assert_array_equal(guarded.run(None, {"image": IMAGES}), expected)
+
+
+def test_a_query_of_another_type_is_refused_with_what_the_session_takes(session):
+    with pytest.raises(TargetFailedError, match=r"It takes image tensor\(float\) \('n', 1, 8, 8\)"):
+        guard(session).run(None, {"image": IMAGES.astype(np.float64)})
 
 
 def test_only_the_guarded_output_comes_out_by_default(session):

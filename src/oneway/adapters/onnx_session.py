@@ -9,9 +9,8 @@ from oneway.adapters.guard import Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.releases import Outputs
-from oneway.targets.failure import ask
-
-FLOATS = ("tensor(float16)", "tensor(float)", "tensor(double)")
+from oneway.targets.failure import REMEDY, ask
+from oneway.targets.onnx_scores import FLOATS, listed
 
 
 class GuardedSession:
@@ -130,7 +129,12 @@ class GuardedSession:
             for name, value in input_feed.items()
         }
         rows = len(queries) if isinstance(queries, np.ndarray) and queries.ndim else None
-        answers = ask("the session", rows, lambda: self._session.run(needed, feed, run_options))
+        answers = ask(
+            "the session",
+            rows,
+            lambda: self._session.run(needed, feed, run_options),
+            lambda: f"{REMEDY} It takes {listed(self.get_inputs())}.",
+        )
         values = dict(zip(needed, answers, strict=True))
         if self._output_name in values:
             scores = values[self._output_name]

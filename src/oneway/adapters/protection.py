@@ -21,6 +21,7 @@ from oneway.releases import Outputs
 from oneway.targets import open_target
 from oneway.targets.modules import names_its_logits
 from oneway.targets.objects import is_pipeline, is_pyfunc, is_session
+from oneway.targets.onnx_file import choose_output
 
 
 def load_guard(path: str | Path, *, device: torch.device | None = None) -> CodebookRelease:
@@ -94,7 +95,8 @@ def protect(
             outputs = "logits"
         return GuardedModule(model, defense, outputs=_declared(outputs), **chosen)
     if is_session(model):
-        chosen.setdefault("output_name", _only_output(model))
+        output = choose_output(model.get_outputs(), options.get("output_name"), "the session")
+        chosen["output_name"] = output.name
         return GuardedSession(model, defense, outputs=_declared(outputs), **chosen)
     if hasattr(model, "predict_proba") and not isinstance(model, type):
         _refuse_other(outputs, "confidences", "predict_proba gives confidences")
@@ -147,14 +149,3 @@ def _declared(outputs: Outputs | None) -> Outputs:
             "never guessed from their values."
         )
     return outputs
-
-
-def _only_output(session: Any) -> str:
-    """Return the name of a session's only output."""
-    names = [output.name for output in session.get_outputs()]
-    if len(names) != 1:
-        raise InvalidOptionError(
-            f"the session has {len(names)} outputs ({', '.join(names)}). Say which holds the "
-            "scores, by output_name."
-        )
-    return str(names[0])

@@ -133,7 +133,7 @@ def _asked(
     name: str,
 ) -> Target | OnnxTensorTarget:
     inputs = session.get_inputs()
-    scores = ScoreOutput(session, _choose_output(session.get_outputs(), output_name, name))
+    scores = ScoreOutput(session, choose_output(session.get_outputs(), output_name, name))
     if are_columns(inputs):
         return OnnxFrameTarget(scores, outputs, batch_size=batch_size, name=name)
     if len(inputs) != 1 or inputs[0].type not in FLOATS:
@@ -168,7 +168,18 @@ class _OnnxModel:
         return self.scores.class_names(feeds) if None not in sizes else None
 
 
-def _choose_output(available: Sequence[Any], requested: str | None, name: str) -> Any:
+def choose_output(available: Sequence[Any], requested: str | None, name: str) -> Any:
+    """Return the output that holds the scores: that of a name, or the only one that can.
+
+    Args:
+        available: The session's outputs.
+        requested: The output's name; None: the only output that is a matrix of floats or a ZipMap.
+        name: What messages call the model.
+
+    Raises:
+        UnknownNameError: The model has no output of that name.
+        InvalidOptionError: Several outputs could hold the scores, or the named output cannot.
+    """
     by_name = {output.name: output for output in available}
     if requested is not None:
         UnknownNameError.check(f"output of {name}", requested, by_name)
