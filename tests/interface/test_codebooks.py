@@ -1,5 +1,7 @@
 """Codebooks from a model and data, in Python and on the command line."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -156,6 +158,16 @@ def test_a_certificate_names_its_queries_and_scores_by_their_hash(model):
     assert same.fault(guard.state) is None
     assert "queries_hash" in replace(same, queries_hash="0" * 63).fault(guard.state)
     assert same.queries_hash in str(certificate_page(same, "guard").sections[-1])
+
+
+def test_a_guard_is_pickled_without_its_digests_and_copied_with_them(model):
+    images = torch.from_numpy(PIXELS).float()[:, None] / 255
+    guard = oneway.fit_codebook(model, images, outputs="logits", min_members=8)
+    guarded = oneway.protect(model, guard, outputs="logits")
+    sent = pickle.loads(pickle.dumps(guarded))  # noqa: S301  our own bytes
+    assert torch.equal(sent(images), guarded(images))
+    assert sent.guard.defense.fitted is None
+    assert copy.deepcopy(guard).fitted is guard.fitted is not None
 
 
 def test_groups_are_taken_as_texts_and_numbers(model):

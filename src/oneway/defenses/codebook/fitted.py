@@ -84,6 +84,8 @@ NOT_CHECKED = HeldOut("not checked")
 class FittedQueries:
     """Digests of the queries, and of their groups, that a table was fitted to.
 
+    A codebook that is pickled, as joblib and other processes do, comes back without its digests.
+
     Attributes:
         table: SHA-256 of the table.
         queries: Number of rows of each query, by digest.
@@ -97,6 +99,13 @@ class FittedQueries:
     groups: frozenset[bytes]
     salt: str | None
     key: SecretKey
+
+    def __deepcopy__(self, _: object) -> "FittedQueries":
+        return self
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Become None in a pickle: digests stay with the operator, and no key is pickled."""
+        return type(None), ()
 
     @classmethod
     def of(
