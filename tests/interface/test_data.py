@@ -5,10 +5,12 @@ import pandas
 import pytest
 import torch
 from PIL import Image
+from pyarrow import table as arrow
 
-from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
+from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.interface import Reading, read_rows
 from oneway.interface.data import read_pair
+from optional import later
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5), np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -46,13 +48,18 @@ def test_images_are_the_same_queries_however_they_come(folder):
         "a data set": Pairs(),
         "a pair": (PIXELS, LABELS),
         "a subset": torch.utils.data.Subset(Pairs(), range(6)),
+        "tuples of one": torch.utils.data.TensorDataset(expected),
+        "big-endian numbers": expected.numpy().astype(">f4"),
+        "tensors on a graph": [(image.clone().requires_grad_(), 1) for image in expected],
+        "a file of one array": folder.parent / "all.npy",
     }
+    np.save(folder.parent / "all.npy", PIXELS)
     for name, data in forms.items():
         rows = read_rows(data, "the queries")
         torch.testing.assert_close(rows.queries, expected, msg=name)
-        if rows.labels is not None:
+        if rows.labels is not None and name != "tensors on a graph":
             assert rows.labels.tolist() == LABELS.tolist(), name
-    assert sum(read_rows(data, "").labels is not None for data in forms.values()) == 5
+    assert sum(read_rows(data, "").labels is not None for data in forms.values()) == 6
     rows = read_rows(folder, "the queries")  # sorted by class
     order = np.argsort(LABELS, kind="stable")
     torch.testing.assert_close(rows.queries, expected[order])
@@ -64,18 +71,45 @@ def test_tables_are_the_same_queries_however_they_come(tmp_path):
     frame.to_csv(tmp_path / "rows.csv", index=False)
     frame.to_parquet(tmp_path / "rows.parquet")
     reading = Reading(label="risk")
-    forms = (tmp_path / "rows.csv", tmp_path / "rows.parquet", frame, frame.set_index("ward"))
-    rows, *others = (read_rows(form, "the rows", reading) for form in forms[:3])
+    patients = frame.set_index(pandas.Index(["Ann", "Bo", "Cy"], name="patient"))  # no column
+    forms = (tmp_path / "rows.csv", tmp_path / "rows.parquet", frame, patients, arrow(frame))
+    rows, *others = (read_rows(form, "the rows", reading) for form in forms)
     for other in others:
         torch.testing.assert_close(other.queries, rows.queries)
         assert other.labels.tolist() == rows.labels.tolist() == [1, 0, 1]
         assert [c.name for c in other.encoding.columns] == ["age", "ward"]
-    named = read_rows((frame[["age", "ward"]], ["x", "y", "x"]), "the rows")
-    torch.testing.assert_close(named.queries, rows.queries)
-    assert (named.labels.tolist(), named.names) == ([0, 1, 0], ("x", "y"))
+    texts = ["x", "y", "x"]
+    for classes in (texts, pandas.Series(texts), pandas.Categorical(texts)):
+        named = read_rows((frame[["age", "ward"]], classes), "the rows")
+        torch.testing.assert_close(named.queries, rows.queries)
+        assert (named.labels.tolist(), named.names) == ([0, 1, 0], ("x", "y"))
+    assert read_rows(list(zip(PIXELS[:3], texts, strict=True)), "").names == ("x", "y")
     # A matrix is a table without names of columns.
     matrix = read_rows(frame[["age", "risk"]].to_numpy(), "the rows")
     assert matrix.queries.tolist() == [[0, 1], [pytest.approx(1 / 3), 0], [1, 1]]
+    np.save(tmp_path / "rows.npy", frame[["age", "risk"]].to_numpy())
+    sparse = later("scipy.sparse:csr_array")(frame[["age", "risk"]].to_numpy())
+    tensor = torch.from_numpy(sparse.toarray()).to_sparse()
+    for other in (tmp_path / "rows.npy", sparse, tensor):
+        assert torch.equal(read_rows(other, "the rows").queries, matrix.queries)
+
+
+def test_a_frame_that_holds_anything_else_is_refused_by_column_and_without_a_cell():
+    frame = pandas.DataFrame({"age": [20.0, 30, 50]})
+    for column in (
+        pandas.Series([1, "SECRET", 2.5], dtype=object),
+        pandas.cut(frame.age, [0, 25, 60]),
+        frame.age + 1j,
+    ):
+        with pytest.raises(CorruptDataError, match="but 'odd' holds") as refused:
+            read_rows(frame.assign(odd=column), "the rows")
+        assert "SECRET" not in str(refused.value)
+        dropped = read_rows(frame.assign(odd=column), "the rows", Reading(drop=("odd",)))
+        assert torch.equal(dropped.queries, read_rows(frame, "the rows").queries)
+    with pytest.raises(CorruptDataError, match="'age' stands for more than one"):
+        read_rows(pandas.concat([frame, frame], axis=1), "the rows")
+    sparse = frame.assign(age=pandas.arrays.SparseArray(frame.age))
+    assert torch.equal(read_rows(sparse, "").queries, read_rows(frame, "").queries)
 
 
 def test_what_cannot_be_queries_is_refused_before_any_work(tmp_path):
@@ -84,6 +118,8 @@ def test_what_cannot_be_queries_is_refused_before_any_work(tmp_path):
         read_pair((frame, "the attacker's data"), (tmp_path / "is not there", "the queries"))
     with pytest.raises(InvalidTensorError, match=r"must be a path, an array, .* but is int"):
         read_rows(3, "the queries")
+    with pytest.raises(InvalidTensorError, match=r"numbers, .* but are str\. .*pass the \(N, K\)"):
+        read_rows(["good film", "bad film"], "the queries")
     with pytest.raises(InvalidTensorError, match="of 0 items"):
         read_rows(torch.utils.data.Subset(Pairs(), []), "the queries")
     with pytest.raises(InvalidOptionError, match="classes of its own"):

@@ -21,7 +21,7 @@ from oneway.data import (
     load_records,
     no_progress,
 )
-from oneway.data.arrays import read_labels
+from oneway.data.arrays import read_labels, read_npz
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.targets import TorchTarget, records_target
 
@@ -125,12 +125,13 @@ def read_rows(
         data: One of
 
             - a path of a folder of images, or of folders of images by class; of an .npz file with
-              ``images``; or of a .csv or .parquet table;
+              ``images``; of an .npy file with one of the next two; or of a .csv or .parquet table;
             - ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)`` images, uint8 or floats in
               ``[0, 1]``, as an array or a tensor;
-            - ``(N, F)`` numbers as an array or a tensor, or a pandas DataFrame: records in the
-              values that the model takes;
-            - a data set of PyTorch whose items are images, or pairs of an image and a class;
+            - ``(N, F)`` numbers as an array, a tensor or a sparse matrix, or a DataFrame: records
+              in the values that the model takes;
+            - a data set of PyTorch, or a list, whose items are images or records, or pairs of one
+              and its class;
             - a pair of one of these and ``(N)`` classes.
         name: What messages call the data.
         reading: How it is read.
@@ -144,8 +145,12 @@ def read_rows(
         name = str(data)
     labels = None
     if _is_pair(data):
-        data, labels = data[0], np.asarray(data[1])
-    elif _is_data_set(data):
+        data, labels = data[0], _classes(data[1])
+    if isinstance(data, str | Path) and Path(data).suffix.lower() == ".npy":
+        data = read_npz(Path(data))["array"]
+    elif hasattr(data, "toarray"):  # a sparse matrix
+        data = data.toarray()
+    elif labels is None and _is_data_set(data):
         data, labels = _items(data, name)
     table = _as_table(data)
     if table is None:
@@ -185,13 +190,25 @@ def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2
 
 
-def as_array(values: NDArray[Any] | Tensor) -> NDArray[Any]:
-    """Return an array, or a tensor as one; bfloat16, which NumPy lacks, becomes float32."""
+def as_array(values: Any) -> NDArray[Any]:
+    """Return numbers as an array of this machine's byte order.
+
+    Args:
+        values: An array, a tensor, or what NumPy makes an array of. A sparse tensor becomes dense,
+            and bfloat16, which NumPy lacks, float32.
+    """
     if not isinstance(values, Tensor):
-        return values
-    plain = values.detach().cpu()
-    array: NDArray[Any] = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
-    return array
+        array = np.asarray(values)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    plain = values.detach().cpu().to_dense()
+    return np.asarray(plain.float() if plain.dtype == torch.bfloat16 else plain)
+
+
+def _classes(values: Any) -> NDArray[Any]:
+    """Return classes as an array; texts, which pandas keeps as objects, as NumPy's texts."""
+    classes = as_array(values)
+    texts = classes.dtype == object and all(isinstance(each, str) for each in classes.flat)
+    return classes.astype(str) if texts else classes
 
 
 def _is_data_set(data: Any) -> bool:
@@ -201,7 +218,7 @@ def _is_data_set(data: Any) -> bool:
 
 
 def _items(data: Any, name: str) -> tuple[Any, Any]:
-    """Return the images of a data set, and their classes or None."""
+    """Return the images or records of a data set, and their classes or None."""
     items = [data[at] for at in range(len(data))]
     pairs = [isinstance(item, Sequence) and len(item) == 2 for item in items]
     if not items or any(pairs) is not all(pairs):
@@ -209,12 +226,18 @@ def _items(data: Any, name: str) -> tuple[Any, Any]:
             f"{name} must hold images, or pairs of an image and its class, at least one, but is a "
             f"{type(data).__name__} of {len(items)} items, {sum(pairs)} of them pairs."
         )
-    images = [np.asarray(item[0] if all(pairs) else item) for item in items]
-    if len({(image.shape, image.dtype) for image in images}) != 1:
+    rows = [as_array(item[0] if isinstance(item, tuple) or all(pairs) else item) for item in items]
+    if any(row.dtype.kind not in "biuf" for row in rows):
+        raise InvalidTensorError(
+            f"the items of {name} must be images or records of numbers, or pairs of one and its "
+            f"class, but are {type(items[0]).__name__}. Of a model of texts or of other inputs, "
+            "pass the (N, K) scores in place of the model and its queries."
+        )
+    if len({(row.shape, row.dtype) for row in rows}) != 1:
         raise InvalidTensorError(
             f"the images of {name} must have one shape and type. Let its transform scale them."
         )
-    return np.stack(images), np.array([int(item[1]) for item in items]) if all(pairs) else None
+    return np.stack(rows), _classes([as_array(item[1]) for item in items]) if all(pairs) else None
 
 
 def _as_table(data: Any) -> Any:

@@ -77,12 +77,14 @@ def read_table_file(
     unless it is quoted. An .npz file holds an array per column, or a matrix ``x`` whose columns
     are then called ``x.0``, ``x.1``, …
 
-    The names of a pandas frame's rows are left out, unless ``mixed`` names their column: they are
-    no column of the frame. Cells such as ``007`` are numbers, as for pandas, and counted.
+    The names of a pandas frame's rows are left out, since they are no column of the frame; of a
+    .parquet file those without a name of their own, unless ``mixed`` names their column. Cells
+    such as ``007`` are numbers, as for pandas, and counted.
 
     Args:
-        path: Ends in .csv, .parquet or .npz, in any case of letters. Or a table in memory: a pandas
-            DataFrame, or an array per column by name.
+        path: Ends in .csv, .parquet or .npz, in any case of letters. Or a table in memory: a
+            DataFrame of pandas or of a library with Arrow's streams, or an array per column by
+            name.
         texts: Columns of a .csv file that are text even if all their cells look like numbers.
         numbers: Columns of a .csv file in which every cell must be a number or missing.
         mixed: Columns of a .csv file that may mix numbers and texts, and that are texts if a cell
@@ -105,9 +107,9 @@ def read_table_file(
         return TableFile(_without(_columns_of(path, Path("the table")), missing_values), {})
     if not isinstance(path, Path):
         pyarrow = load_extra("pyarrow", extra="records", purpose="reading a DataFrame")
-        return _from_arrow(
-            pyarrow.Table.from_pandas(path), Path("the frame"), mixed, missing_values
-        )
+        if not hasattr(path, "iloc"):  # of Arrow, or of a library that offers its streams
+            return _from_arrow(pyarrow.table(path), Path("the table"), mixed, missing_values)
+        return _from_pandas(path, pyarrow, missing_values)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InvalidOptionError(
@@ -134,10 +136,27 @@ def read_table_file(
     return _columns_in(table, missing_values, notes + zeros)
 
 
+def _from_pandas(frame: Any, pyarrow: Any, missing_values: Collection[str]) -> TableFile:
+    """Return a pandas frame. Columns that Arrow does not know stay as NumPy has them."""
+    names = [str(name) for name in frame.columns]
+    _check_names(names, Path("the table"))
+    columns, levels = {}, {}
+    for place, name in enumerate(names):
+        series = frame.iloc[:, place]
+        try:
+            known = pyarrow.table({name: pyarrow.Array.from_pandas(series)})
+            columns[name], declared = _to_array(known.column(0))
+        except (pyarrow.ArrowException, TypeError):  # its text may quote a cell
+            columns[name], declared = np.asarray(series), None
+        if declared is not None:
+            levels[name] = declared
+    return TableFile(_without(columns, missing_values), levels)
+
+
 def _from_arrow(
     table: Any, path: Path, mixed: Collection[str], missing_values: Collection[str]
 ) -> TableFile:
-    """Return a table that keeps the types of its columns, as .parquet files and frames do."""
+    """Return a table that keeps the types of its columns, as .parquet files do."""
     _check_names(table.column_names, path)
     table, notes = _without_index(table, mixed, path)
     return _columns_in(table, missing_values, notes)
