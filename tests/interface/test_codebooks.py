@@ -5,6 +5,7 @@ import pickle
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -158,6 +159,29 @@ def test_a_certificate_names_its_queries_and_scores_by_their_hash(model):
     assert same.fault(guard.state) is None
     assert "queries_hash" in replace(same, queries_hash="0" * 63).fault(guard.state)
     assert same.queries_hash in str(certificate_page(same, "guard").sections[-1])
+
+
+def test_rows_of_a_table_are_known_again_in_another_table(model, tmp_path):
+    """Each table is encoded by its own range: only their values say that rows are the same."""
+    values = np.random.default_rng(0).normal(size=(900, 16)).astype(np.float32)
+    values[0] *= 50  # in the first table alone, whose range it is
+    options = {"outputs": "logits", "min_members": 5}
+    guard = oneway.fit_codebook(model, values[:600], **options)
+    guard.save(tmp_path / "guard.safetensors")
+    for known in (guard, tmp_path / "guard.safetensors"):
+        again = oneway.certify(known, model, values[200:600], outputs="logits")
+        assert again.held_out.answer == "no"
+    assert oneway.certify(guard, model, values[600:], outputs="logits").held_out.answer == "yes"
+    frame = pandas.DataFrame(values[200:600], columns=[f"c{place}" for place in range(16)])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    told = invoke(
+        *("score", "one_model:build", tmp_path / "rows.csv", "--outputs", "logits"),
+        *("--out", tmp_path / "scores.npz"),
+    )
+    assert told.exit_code == 0, told.output
+    assert oneway.certify(guard, tmp_path / "scores.npz").held_out.answer == "no"
+    with pytest.raises(InvalidOptionError, match="but 50 of 700 queries are training inputs"):
+        oneway.fit_codebook(model, values[200:], training=values[:250], **options)
 
 
 def test_a_guard_is_pickled_without_its_digests_and_copied_with_them(model):

@@ -112,6 +112,18 @@ def test_a_frame_that_holds_anything_else_is_refused_by_column_and_without_a_cel
     assert torch.equal(read_rows(sparse, "").queries, read_rows(frame, "").queries)
 
 
+def test_rows_of_tables_are_compared_by_their_values_whatever_the_encoding():
+    frame = pandas.DataFrame(
+        {"age": [20.0, 30, np.nan, 1e300], "ward": ["b", None, "c", "b"], "ill": [True, False] * 2}
+    )
+    rows = read_rows(frame, "the rows").compared
+    part = read_rows(frame[["ill", "ward", "age"]][1:], "").compared  # in another order
+    assert torch.equal(part, rows[1:])
+    assert rows.isfinite().all()
+    for column in range(3):  # each column counts
+        assert len(rows[:, column].unique()) == len(frame.iloc[:, [0, 2, 1][column]].unique())
+
+
 def test_what_cannot_be_queries_is_refused_before_any_work(tmp_path):
     frame = pandas.DataFrame({"age": [20.0, 30]})
     with pytest.raises(InvalidOptionError, match="must both be tables, or both images"):

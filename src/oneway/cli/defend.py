@@ -91,7 +91,7 @@ def defend(
     defended = _opened(given, options, inverter, where)
     parts = []
     with progress() as report:
-        logits, shown, _ = read_scores(
+        scores = read_scores(
             source,
             queries,
             outputs=outputs,
@@ -99,7 +99,8 @@ def defend(
             report=report,
             **model_options(model_option, "--model-option"),
         )
-        logits, needed = logits.to(where), _queries(defended, shown, source)
+        logits = scores.logits.to(where)
+        needed = _queries(defended, scores.queries, source)
         for begin in range(0, len(logits), BATCH):
             rows = slice(begin, begin + BATCH)
             batch = None if needed is None else needed[rows].to(where)

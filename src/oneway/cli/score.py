@@ -39,7 +39,7 @@ def score(
 ) -> None:
     """Ask a model about queries, and write queries and clean scores into one file.
 
-    The file holds `images` or encoded `records`, in [0, 1], and `logits`: what `choose`,
+    The file holds `images`, or encoded `records` and their `values`, and `logits`: what `choose`,
     `codebook`, `certify` and `defend` take. Keep it to yourself: it holds the queries and their
     clean scores.
 
@@ -52,7 +52,7 @@ def score(
 
     check_suffix(out, "--out", ".npz")
     with progress() as report:
-        logits, shown, _ = read_scores(
+        scores = read_scores(
             model,
             queries,
             outputs=outputs,
@@ -61,7 +61,10 @@ def score(
             report=report,
             **model_options(model_option, "--model-option"),
         )
-    assert shown is not None  # noqa: S101  narrows the type: a model is asked about queries
-    name = "images" if shown.ndim == 4 else "records"
-    write_npz(out, {name: shown.cpu().numpy(), "logits": logits.cpu().numpy()})
+    logits, shown, compared = scores.logits, scores.queries, scores.compared
+    assert shown is not None and compared is not None  # noqa: S101, PT018  a model is asked
+    arrays = {"images" if shown.ndim == 4 else "records": shown, "logits": logits}
+    if shown.ndim != 4:
+        arrays["values"] = compared
+    write_npz(out, {name: array.cpu().numpy() for name, array in arrays.items()})
     typer.echo(f"wrote {out}: {len(logits)} queries, {logits.shape[-1]} classes")

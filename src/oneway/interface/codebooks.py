@@ -35,14 +35,15 @@ from oneway.defenses.codebook import (
     plant_decoys,
 )
 from oneway.defenses.codebook import certify as certify_table
+from oneway.defenses.codebook.fitted import refuse_training
 from oneway.defenses.codebook.release import Move, Rows
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import compare_with_clean_scores
 from oneway.evaluation.records import source_commit
 from oneway.evaluation.store import fingerprint
 from oneway.interface.audit_source import CACHE, AuditSource
-from oneway.interface.data import AS_IT_IS, Reading
-from oneway.interface.models import read_groups, read_queries, read_scores, read_sensitive
+from oneway.interface.data import AS_IT_IS, Reading, read_rows
+from oneway.interface.models import read_groups, read_scores, read_sensitive
 from oneway.interface.threats import (
     CHEAP_ATTACKS,
     REFERENCES,
@@ -135,7 +136,7 @@ def fit_codebook(
     limits = _budget_of(max_l1, budget)
     fit_settings = _settings_of(settings)
     where = device or torch.device("cpu")
-    logits, shown, _ = scores = read_scores(
+    scores = read_scores(
         model_or_scores,
         queries,
         outputs=outputs,
@@ -144,6 +145,10 @@ def fit_codebook(
         report=report,
         **(model_options or {}),
     )
+    logits, shown = scores.logits, scores.queries
+    if training is not None:  # here, since tables are compared before they are encoded
+        trained = read_rows(training, "the training inputs", reading, report=report)
+        refuse_training(scores.compared, trained.compared)
     changed = scores.variants(variants, repeats)
     people = read_groups(groups, len(logits))
     release = CodebookRelease.fit(
@@ -157,7 +162,6 @@ def fit_codebook(
         groups=people,
         drop_copies=drop_copies,
         variants=None if changed is None else changed.to(where),
-        training=None if training is None else read_queries(training, reading),
         older=None if older is None else _opened(older).state,
         move=_decoys(inverters, decoy_l1, shown) if inverters else None,
         complete=compare_with_clean_scores,
@@ -165,7 +169,8 @@ def fit_codebook(
     )
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
     release.certificate = with_provenance(release.certificate, logits, shown)
-    release.fitted = None if shown is None else _digests_of(release, shown, people, key)
+    if scores.compared is not None:
+        release.fitted = _digests_of(release, scores.compared, people, key)
     return release
 
 
@@ -256,13 +261,13 @@ def certify(
         report=report,
         **(model_options or {}),
     )
-    logits, shown, _ = scores
+    logits, shown = scores.logits, scores.queries
     changed = scores.variants(variants, repeats)
     people = read_groups(groups, len(logits))
     options |= {"variants": changed, "sensitive": read_sensitive(sensitive, len(logits))}
     tables = [_opened(each) for each in (guard, *others)]
     judged = [
-        _held_out(given, table, shown, people, key)
+        _held_out(given, table, scores.compared, people, key)
         for given, table in zip((guard, *others), tables, strict=True)
     ]
     # One version that was fitted to these queries spoils the figures of all.
@@ -425,7 +430,7 @@ def choose(
     """
     data = {"--members": members, "--non-members": non_members}
     check_goal(goal, {**data, "--attacker-data": attacker_data}, references)
-    logits, shown, target = read_scores(
+    scores = read_scores(
         model_or_scores,
         queries,
         outputs=outputs,
@@ -433,13 +438,14 @@ def choose(
         report=report,
         **(model_options or {}),
     )
+    logits, shown = scores.logits, scores.queries
     if shown is None:
         raise InvalidOptionError("choosing needs the queries, too. Pass --queries (queries=...).")
     number = REFERENCES if references is None else references
     size = MembershipSettings(references=number, copies=0, seed=seed, attacks=CHEAP_ATTACKS)
     opened = None
     if goal != "inversion":
-        _check_model(goal, target)
+        _check_model(goal, scores.target)
         model = model_or_scores, {"outputs": outputs, **(model_options or {})}
         rows: dict[str, Any] = {"members": members, "non_members": non_members, "reading": reading}
         opened = open_for_members(AuditSource(model, attacker_data, **rows), shown, report)

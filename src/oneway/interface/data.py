@@ -67,6 +67,8 @@ class Rows:
         notes: What was left out, cut or converted: sentences with counts.
         source: What messages call the data.
         encoding: From the rows of a table to numbers; None for images.
+        values: ``(N, F)`` float32, what tells rows of a table from those of another, which has
+            another encoding; None for images.
     """
 
     queries: Tensor
@@ -75,6 +77,12 @@ class Rows:
     notes: tuple[str, ...]
     source: str
     encoding: RecordEncoding | None = None
+    values: Tensor | None = None
+
+    @property
+    def compared(self) -> Tensor:
+        """``(N, ...)``, equal for equal queries of any data: images, or a table's values."""
+        return self.queries if self.values is None else self.values
 
     def without(self, other: "Rows") -> "Rows":
         """Return these rows without the records that other rows hold, too.
@@ -91,8 +99,9 @@ class Rows:
             return self
         note = f"{shared} of {len(kept)} rows are left out: auxiliary records are equal to them"
         labels = None if self.labels is None else self.labels[kept]
-        queries = self.queries[kept]
-        return replace(self, queries=queries, labels=labels, notes=(*self.notes, note))
+        values = None if self.values is None else self.values[kept]
+        notes = (*self.notes, note)
+        return replace(self, queries=self.queries[kept], labels=labels, notes=notes, values=values)
 
     def asked(self, target: Target) -> Target:
         """Return a target of these queries: a model of a table is asked with the table's values."""
@@ -259,7 +268,9 @@ def _records(table: Any, name: str, reading: Reading, encoding: RecordEncoding |
         encoding=encoding,
     )
     names = loaded.class_names or None
-    return Rows(loaded.encoded, loaded.labels, names, loaded.notes, name, loaded.encoding)
+    return Rows(
+        loaded.encoded, loaded.labels, names, loaded.notes, name, loaded.encoding, loaded.values
+    )
 
 
 def _images(data: Any, name: str, reading: Reading, report: ProgressCallback) -> Rows:

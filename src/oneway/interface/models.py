@@ -72,11 +72,14 @@ class Scores(NamedTuple):
         logits: ``(N, K)`` logits, in nats.
         queries: ``(N, ...)`` in ``[0, 1]``, or None.
         target: The model that was asked; None where its scores were given.
+        compared: ``(N, ...)``, equal for equal queries of any data: the queries, or of a table its
+            values before they were encoded; None without queries.
     """
 
     logits: Tensor
     queries: Tensor | None
     target: Target | None
+    compared: Tensor | None
 
     def variants(self, given: Tensor | None, repeats: int | None) -> Tensor | None:
         """Return ``(N, m, K)`` logits of changed copies of each query; None if none are wanted.
@@ -120,6 +123,7 @@ def read_scores(
         model_or_scores: Scores: ``(N, K)`` as an array or a tensor, or an .npy, .npz or .parquet
             file of them, which may hold the queries, too, as ``images`` or ``records``. Of .npy and
             .parquet files, which may be larger than memory, parts are read where they are needed.
+            ``values`` tell records from those of a file with another encoding.
             Or a model: see :func:`open_model`; it is asked about the queries.
         queries: Data: see :func:`~oneway.interface.data.read_rows`. None: those in the file.
         outputs: What the scores are, where neither an .npz file nor the kind of model says so.
@@ -146,7 +150,7 @@ def read_scores(
         report("ask the model", 0.0)
         clean = DefendedTarget(target, Identity()).trace(rows.queries).clean_logits
         report("ask the model", 1.0)
-        return Scores(clean, rows.queries, target)
+        return Scores(clean, rows.queries, target, rows.compared)
     if options:
         raise InvalidOptionError(
             f"scores take no options of a model, but got {', '.join(options)}. Leave them out."
@@ -154,22 +158,25 @@ def read_scores(
     path = Path(source) if in_file else Path("the scores")
     arrays = _read_arrays(path) if in_file else {"array": as_array(source)}
     logits = scores_to_logits(arrays, path, outputs)
-    shown = _queries_in(arrays, path)
+    shown = compared = _queries_in(arrays, path)
+    if shown is not None and "values" in arrays:
+        compared = torch.from_numpy(arrays["values"])
     if queries is not None:
-        shown = read_queries(queries, reading, report)
+        rows = read_rows(queries, "the queries", reading, report=report)
+        shown, compared = rows.queries, rows.compared
     if shown is not None and len(shown) != len(logits):
         raise InvalidOptionError(
             f"there must be a query for each row of scores, but there are {len(shown)} queries and "
             f"{len(logits)} rows. Pass those that the scores are of, in the same order."
         )
-    return Scores(logits, shown, None)
+    return Scores(logits, shown, None, compared)
 
 
 def _read_arrays(path: Path) -> Arrays:
     """Return the arrays of a file of scores, by name."""
     if path.suffix.lower() != ".parquet":
         return read_npz(path)
-    columns = spool_parquet(path, ("logits", "confidences", "records"))
+    columns = spool_parquet(path, ("logits", "confidences", "records", "values"))
     return {name: column.numpy() for name, column in columns.items()}
 
 
@@ -178,19 +185,6 @@ def _queries_in(arrays: Arrays, path: Path) -> Tensor | None:
     if "records" in arrays:
         return torch.from_numpy(arrays["records"]).float()
     return image_tensor(arrays["images"], path) if "images" in arrays else None
-
-
-def read_queries(
-    queries: Any, reading: Reading = AS_IT_IS, report: ProgressCallback = no_progress
-) -> Tensor:
-    """Return ``(N, ...)`` queries in ``[0, 1]``; an .npy file may hold images alone.
-
-    Raises:
-        OnewayError: They cannot be used.
-    """
-    if isinstance(queries, str | Path) and Path(queries).suffix.lower() == ".npy":
-        return image_tensor(read_npz(Path(queries))["array"], Path(queries))
-    return read_rows(queries, "the queries", reading, report=report).queries
 
 
 def take_array(arrays: Arrays, path: Path, *names: str) -> NDArray[Any]:

@@ -1,5 +1,6 @@
 """Say what the cells of a column are: numbers, booleans, texts or missing values."""
 
+import hashlib
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -76,6 +77,36 @@ def check_table(table: Table, where: str) -> dict[str, Cells]:
             "those rows out, or drop the columns: --drop COLUMN (drop=(...))."
         )
     return {name: _cells_of(name, values, where) for name, values in table.items()}
+
+
+def cell_numbers(table: Table, where: str) -> NDArray[np.float32]:
+    """Return a number for each cell, by which rows of tables with different ranges are compared.
+
+    Args:
+        table: F columns of N cells, in any order.
+        where: The name of the table in messages.
+
+    Returns:
+        ``(N, F)``, columns in the order of their names, short ones first: numbers; 24 bits of a
+        hash of each text and boolean; and the least number of float32 for missing values.
+
+    Raises:
+        CorruptDataError: See :func:`check_table`.
+    """
+    cells = check_table(table, where)
+    # So that those of a matrix, x.0 to x.10, stay in order.
+    names = sorted(cells, key=lambda name: (len(name), name))
+    return np.stack([_numbers_of_cells(cells[name]) for name in names], 1)
+
+
+def _numbers_of_cells(cells: Cells) -> NDArray[np.float32]:
+    limits, values = np.finfo(np.float32), cells.values
+    if cells.content != "numbers":
+        known = {each: hashlib.sha256(str(each).encode()).digest() for each in set(values.tolist())}
+        numbers = {each: int.from_bytes(digest[:3], "big") for each, digest in known.items()}
+        values = np.array([numbers[each] for each in values.tolist()], np.float64)
+    clipped = np.clip(values, limits.min, limits.max)
+    return np.where(cells.missing, limits.min, clipped).astype(np.float32)
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.checks import class_name
-from oneway.data.tables.cells import MOST_WHOLE, check_table, counted
+from oneway.data.tables.cells import MOST_WHOLE, cell_numbers, check_table, counted
 from oneway.data.tables.encoding import RecordEncoding, check_names
 from oneway.data.tables.files import read_table_file
 from oneway.errors import CorruptDataError, InvalidOptionError, UnknownNameError
@@ -32,6 +32,8 @@ class Records:
         encoding: The map from rows to numbers.
         clipped: For each column with clipped numbers in ``encoded``, their count.
         notes: What was left out, cut or converted: sentences with counts.
+        values: ``(N, F)`` float32, the same for equal rows of tables with other encodings: see
+            :func:`oneway.data.tables.cells.cell_numbers`.
     """
 
     encoded: Tensor
@@ -40,7 +42,8 @@ class Records:
     class_names: tuple[str, ...]
     encoding: RecordEncoding
     clipped: Mapping[str, int]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    values: Tensor
 
 
 def load_records(
@@ -111,7 +114,8 @@ def load_records(
         if column.kind == "numeric" and changed[column.start]
     }
     notes = (*file.notes, *_notes(encoding, queries, clipped))
-    return Records(encoded, queries, labels, names, encoding, clipped, notes)
+    values = torch.from_numpy(cell_numbers(inputs, where))
+    return Records(encoded, queries, labels, names, encoding, clipped, notes, values)
 
 
 def _notes(
