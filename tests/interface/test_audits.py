@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -103,8 +104,12 @@ def test_a_gap_that_is_missed_fails_a_test_suite_with_the_verdict(guarded):
     if explained:
         guarded.assert_gap(-100)
     for kind in (GapTooSmallError, AssertionError):
-        with pytest.raises(kind, match=r"G must be at least 1\.1, but"):
-            guarded.assert_gap(1.1)
+        with pytest.raises(kind, match=r"G must be at least 1, but") as missed:
+            guarded.assert_gap(1.0)
+    assert str(missed.value).splitlines()[-1] == guarded.verdict == repr(guarded)[14:-1]
+    for least in (math.nan, math.inf, 90):  # of a percentage, or of a figure that is missing
+        with pytest.raises(InvalidOptionError, match="least must be a number of at most 1"):
+            guarded.assert_gap(least)
 
 
 def test_two_guards_at_once_are_refused():

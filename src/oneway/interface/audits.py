@@ -1,6 +1,7 @@
 """Audit somebody's model, with or without a guard, and say what leaks."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from oneway.auditing.membership import MembershipAudit, MembershipRecord
 from oneway.auditing.stealing import StealingAudit
 from oneway.contracts import Defense
 from oneway.data import ProgressCallback, no_progress
-from oneway.errors import GapTooSmallError
+from oneway.errors import GapTooSmallError, InvalidOptionError
 from oneway.evaluation import Flag, Store, write_queries
 from oneway.extras import load_extra
 from oneway.files import atomic_file, write_npz
@@ -42,7 +43,7 @@ from oneway.report.page.render import render, write_page
 from oneway.report.threats import LEAST_REFERENCES, SYMBOLS, closed_gaps, verdict_of_threats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AuditResult:
     """What an audit found.
 
@@ -120,7 +121,7 @@ class AuditResult:
         write_page(path, audit_page(self.record, self.pictures))
         return path
 
-    def write(self, folder: Path, *, images: bool = True) -> None:
+    def write(self, folder: str | Path, *, images: bool = True) -> None:
         """Write the record, every query, and for images the pictures; and the page last.
 
         Args:
@@ -130,6 +131,7 @@ class AuditResult:
         Raises:
             MissingExtraError: pyarrow or Pillow is not installed.
         """
+        folder = Path(folder)
         with atomic_file(folder / "audit.json") as path:
             path.write_text(self.to_json(), encoding="utf-8")
         # Queries and pictures of another audit would be taken for this audit's.
@@ -183,13 +185,22 @@ class AuditResult:
 
         Raises:
             GapTooSmallError: It hides less, or a flag is raised that nothing explains.
+            InvalidOptionError: ``least`` is no number of at most 1.
         """
+        if not math.isfinite(least) or least > 1:
+            raise InvalidOptionError(
+                f"least must be a number of at most 1, such as 0.9, but got {least}. G is 1 where "
+                "scores reveal no more than the label."
+            )
         missed = self.missed(least)
         if missed:
-            raise GapTooSmallError(" ".join([*missed, self.verdict]))
+            raise GapTooSmallError("\n".join([*missed, self.verdict]))
 
     def __str__(self) -> str:
         return self.verdict
+
+    def __repr__(self) -> str:
+        return f"<AuditResult: {self.verdict}>"
 
     def _repr_html_(self) -> str:
         page = escape(render(audit_page(self.record, self.pictures)))
