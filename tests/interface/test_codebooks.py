@@ -120,6 +120,7 @@ def test_what_is_missing_or_unknown_is_said_before_any_work(model):
     for call, error, words in (
         (lambda: read_scores(scores), InvalidOptionError, "does not say what it holds"),
         (lambda: read_scores(model, outputs="logits"), InvalidOptionError, "needs queries"),
+        (lambda: read_scores(scores.tolist()), InvalidOptionError, "here a list, .* Scores are an"),
         (lambda: oneway.fit_codebook(scores, min_member=3), UnknownNameError, "min_members"),
         (lambda: read_scores(scores, PIXELS, outputs="logits"), InvalidOptionError, "600 queries"),
         (lambda: oneway.choose(scores, outputs="logits"), InvalidOptionError, "--queries"),
@@ -192,6 +193,8 @@ def test_a_guard_is_pickled_without_its_digests_and_copied_with_them(model):
     assert torch.equal(sent(images), guarded(images))
     assert sent.guard.defense.fitted is None
     assert copy.deepcopy(guard).fitted is guard.fitted is not None
+    with pytest.raises(InvalidOptionError, match="would be overwritten by the digests"):
+        guard.save("guard.fitted")
 
 
 def test_groups_are_taken_as_texts_and_numbers(model):

@@ -140,8 +140,9 @@ def read_scores(
     if not in_file and not isinstance(source, np.ndarray | Tensor):
         if queries is None:
             raise InvalidOptionError(
-                "a model needs queries to be asked about. Pass --queries DATA (queries=...): a "
-                "folder or file of images, or a table."
+                f"a model, here a {type(source).__name__}, needs queries to be asked about. Pass "
+                "--queries DATA (queries=...): a folder or file of images, or a table. Scores are "
+                "an array or a tensor, or a file that ends in .npy, .npz or .parquet."
             )
         # First, since a model that cannot be opened is found in no time, and images take long.
         opened = open_model(source, outputs=outputs, device=device, **options)
@@ -155,7 +156,7 @@ def read_scores(
         raise InvalidOptionError(
             f"scores take no options of a model, but got {', '.join(options)}. Leave them out."
         )
-    path = Path(source) if in_file else Path("the scores")
+    path = Path(source) if in_file else Path("the array")
     arrays = _read_arrays(path) if in_file else {"array": as_array(source)}
     logits = scores_to_logits(arrays, path, outputs)
     shown = compared = _queries_in(arrays, path)

@@ -332,8 +332,16 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         """Write table and certificate as one safetensors file; it appears only when it is whole.
 
         The digests in ``fitted`` go into a file beside it that ends in .fitted.
+
+        Raises:
+            InvalidOptionError: ``path`` itself ends in .fitted.
         """
         path = Path(path)
+        if path.suffix == ".fitted":
+            raise InvalidOptionError(
+                f"{path} would be overwritten by the digests of the fitted queries, which go into "
+                "a file that ends in .fitted. Give the codebook another ending: .safetensors."
+            )
         certificate = None if self.certificate is None else self.certificate.as_json()
         header = {
             "kind": KIND,
