@@ -8,7 +8,7 @@ from PIL import Image
 from pyarrow import table as arrow
 
 from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError, OnewayError
-from oneway.interface import Reading, read_rows
+from oneway.interface import Reading, open_model, read_rows
 from oneway.interface.data import read_pair
 from optional import later
 
@@ -124,6 +124,23 @@ def test_rows_of_tables_are_compared_by_their_values_whatever_the_encoding():
         assert len(rows[:, column].unique()) == len(frame.iloc[:, [0, 2, 1][column]].unique())
 
 
+def test_columns_of_a_matrix_are_those_of_a_model_that_was_fitted_on_names():
+    values = np.random.default_rng(0).normal(size=(40, 12))
+    frame = pandas.DataFrame(values, columns=[f"measure {place}" for place in range(12)])
+    model = later("sklearn.linear_model:LogisticRegression")().fit(frame, values[:, 0] > 0)
+    target = open_model(model)
+    asked = [
+        rows.asked(target)(rows.queries) for rows in (read_rows(d, "") for d in (frame, values))
+    ]
+    torch.testing.assert_close(*asked)
+    fewer = read_rows(values[:, 1:], "")
+    with pytest.raises(InvalidTensorError, match="fitted on 12 features"):
+        fewer.asked(target)(fewer.queries)
+    with pytest.raises(InvalidTensorError, match=r"'measure 9', … \(12 in all\), but") as refused:
+        read_rows(frame.assign(more=1), "").asked(target)
+    assert "measure 11" not in str(refused.value)
+
+
 def test_what_cannot_be_queries_is_refused_before_any_work(tmp_path):
     frame = pandas.DataFrame({"age": [20.0, 30]})
     with pytest.raises(InvalidOptionError, match="must both be tables, or both images"):
@@ -132,6 +149,9 @@ def test_what_cannot_be_queries_is_refused_before_any_work(tmp_path):
         read_rows(3, "the queries")
     with pytest.raises(InvalidTensorError, match=r"numbers, .* but are str\. .*pass the \(N, K\)"):
         read_rows(["good film", "bad film"], "the queries")
+    (tmp_path / "rows.csv.gz").write_bytes(b"")
+    with pytest.raises(CorruptDataError, match=r"that ends in .npz, .* but got .*csv\.gz"):
+        read_rows(tmp_path / "rows.csv.gz", "the queries")
     with pytest.raises(InvalidTensorError, match="of 0 items"):
         read_rows(torch.utils.data.Subset(Pairs(), []), "the queries")
     with pytest.raises(InvalidOptionError, match="classes of its own"):

@@ -73,6 +73,11 @@ def load_queries(
         check_size(size)
     if path.is_dir():
         return _load_folder(path, channels, size, report)
+    if path.is_file() and path.suffix.lower() not in (".npz", ".npy"):
+        raise CorruptDataError(
+            "data must be a folder of images, or a file that ends in .npz, .npy, .csv or .parquet, "
+            f"but got {path}. Put images into a folder, and other tables into a .csv file."
+        )
     return _load_arrays(path)
 
 

@@ -24,6 +24,7 @@ from oneway.data import (
 from oneway.data.arrays import read_labels, read_npz
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.targets import TorchTarget, records_target
+from oneway.targets.records import ScoredRecordsTarget
 
 TABLES = (".csv", ".parquet")
 """Endings of files that hold records rather than images."""
@@ -104,19 +105,24 @@ class Rows:
         return replace(self, queries=self.queries[kept], labels=labels, notes=notes, values=values)
 
     def asked(self, target: Target) -> Target:
-        """Return a target of these queries: a model of a table is asked with the table's values."""
+        """Return a target of these queries: a model of a table is asked with the table's values.
+
+        The columns of a matrix have no names. A model that was fitted on names takes them in order.
+        """
         if self.encoding is None:
             return target
+        names = [column.name for column in self.encoding.columns]
+        if isinstance(target, FrameTarget) and names == [f"x.{at}" for at in range(len(names))]:
+            return ScoredRecordsTarget(target, self.encoding.decode)
         decode: Any = self.encoding.decode_frame
         if not isinstance(target, FrameTarget):
             single = isinstance(target, TorchTarget)
             decode = partial(self.encoding.decode, dtype=np.float32 if single else np.float64)
-        columns = self.encoding.columns
         return records_target(
             target,
             decode,
-            columns=[column.name for column in columns],
-            missing=[column.name for column in columns if column.missing],
+            columns=names,
+            missing=[column.name for column in self.encoding.columns if column.missing],
         )
 
 

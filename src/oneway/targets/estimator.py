@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import check_count, check_images, check_switch, class_name
+from oneway.checks import check_count, check_images, check_switch, class_name, first_names
 from oneway.contracts import Target
 from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.extras import load_extra
@@ -130,9 +130,9 @@ class EstimatorTarget(RowsTarget):
             missing = [str(name) for name in rows if rows[name].isna().any()]
         if missing:
             return (
-                f"Columns with missing values: {', '.join(map(repr, missing))}. If the model "
-                "cannot take these, fill them in as its training did, or put an imputer into its "
-                "pipeline."
+                f"Columns with missing values: {first_names(list(map(repr, missing)))}. If the "
+                "model cannot take these, fill them in as its training did, or put an imputer "
+                "into its pipeline."
             )
         if isinstance(rows, np.ndarray):
             return "Check that the model takes queries of this shape and type."

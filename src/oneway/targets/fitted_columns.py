@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from oneway.checks import class_name
+from oneway.checks import class_name, first_names
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.extras import load_extra
 
@@ -69,7 +69,7 @@ def match_columns(wanted: Sequence[str], columns: Sequence[Any], name: str) -> l
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names)) or "none"
+    return first_names(list(map(repr, names))) or "none"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from oneway.checks import first_names
 from oneway.errors import CorruptDataError
 
 Table = Mapping[str, NDArray[Any]]
@@ -111,7 +112,7 @@ def _numbers_of_cells(cells: Cells) -> NDArray[np.float32]:
 
 def counted(counts: Mapping[str, int]) -> str:
     """Return ``'age' 3, 'ward' 1`` for the columns with a count above 0."""
-    return ", ".join(f"{name!r} {count}" for name, count in counts.items() if count)
+    return first_names([f"{name!r} {count}" for name, count in counts.items() if count])
 
 
 def _cells_of(name: str, values: NDArray[Any], where: str) -> Cells:
