@@ -89,6 +89,13 @@ def test_what_scores_are_is_asked_for_and_never_guessed(guard):
         oneway.protect(3, guard, outputs="logits")
 
 
+def test_a_classifier_without_probabilities_is_refused_with_what_gives_them(guard):
+    fitted = later("sklearn.svm:LinearSVC")().fit([[0.0], [1.0]], [0, 1])
+    for refuse in (lambda: oneway.protect(fitted, guard), lambda: open_model(fitted)):
+        with pytest.raises(InvalidOptionError, match=r"no predict_proba.*CalibratedClassifierCV"):
+            refuse()
+
+
 def test_a_guard_is_the_same_after_saving_and_loading(guard, file):
     assert oneway.load_guard(str(file)).state.digest() == guard.state.digest()
     assert not file.with_suffix(".fitted").exists()  # it was fitted to scores alone

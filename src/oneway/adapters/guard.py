@@ -217,7 +217,8 @@ def check_rows(
     shape = tuple(getattr(scores, "shape", ())) if isinstance(scores, kinds) else None
     if shape is None or len(shape) != 2 or shape[0] != rows:
         raise InvalidTensorError(
-            f"{model} must answer {rows} queries with scores of shape ({rows}, K), but gave "
-            f"{shape or type(scores).__name__}. Wrap it so that it returns its scores alone: other "
-            "outputs would leave unguarded."
+            f"{model} must answer {rows} queries with scores of shape ({rows}, K), an array or a "
+            f"tensor, but gave {shape or type(scores).__name__}. Wrap it so that it returns its "
+            "scores alone, as by `np.asarray(scores, np.float32)`: other outputs would leave "
+            "unguarded."
         )

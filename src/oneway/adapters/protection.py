@@ -20,7 +20,7 @@ from oneway.errors import InvalidOptionError
 from oneway.releases import Outputs
 from oneway.targets import open_target
 from oneway.targets.modules import names_its_logits
-from oneway.targets.objects import is_pipeline, is_pyfunc, is_session
+from oneway.targets.objects import is_estimator, is_pipeline, is_pyfunc, is_session
 from oneway.targets.onnx_file import choose_output
 
 
@@ -98,7 +98,7 @@ def protect(
         output = choose_output(model.get_outputs(), options.get("output_name"), "the session")
         chosen["output_name"] = output.name
         return GuardedSession(model, defense, outputs=_declared(outputs), **chosen)
-    if hasattr(model, "predict_proba") and not isinstance(model, type):
+    if is_estimator(model):
         _refuse_other(outputs, "confidences", "predict_proba gives confidences")
         from oneway.adapters.scikit_learn import GuardedClassifier
 

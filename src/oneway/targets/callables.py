@@ -100,7 +100,8 @@ class CallableTarget(RuledTarget):
         except OnewayError:
             raise
         except Exception as error:
-            raise failed(self.rules.name, count, error) from error
+            remedy = f"Check that it takes a NumPy array of {queries.dtype}, {queries.shape}."
+            raise failed(self.rules.name, count, error, remedy=remedy) from error
         is_array = isinstance(answer, np.ndarray)
         if not is_array or answer.dtype not in (np.float16, np.float32, np.float64):
             got = f"an array of {answer.dtype}" if is_array else type(answer).__name__

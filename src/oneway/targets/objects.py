@@ -79,7 +79,7 @@ def target_of(
         refuse_logits(outputs, name, "it is a target already")
         target: Target = model
         return target
-    if hasattr(model, "predict_proba") and not isinstance(model, type):
+    if is_estimator(model):
         refuse_logits(outputs, name, "it has predict_proba")
         return estimator_target(model, batch_size=batch_size, name=name)
     if is_pipeline(model):
@@ -90,7 +90,18 @@ def target_of(
         return callable_target(score, outputs, batch_size=batch_size, name=name)
     got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
     must = f"must {said.replace('returned', 'return')}" if said != "is" else "must be"
-    raise InvalidOptionError(f"{name} {must} {KINDS}, but {said} {got}. {_remedy(model)}")
+    raise InvalidOptionError(f"{name} {must} {KINDS}, but {said} {got}. Pass an instance of one.")
+
+
+def is_estimator(model: Any) -> bool:
+    """Say whether an object is a classifier, or a booster, that is asked by its methods.
+
+    Also without ``predict_proba``, so that the message which refuses it says how to get one.
+    """
+    if isinstance(model, type):
+        return False
+    only_predicts = hasattr(model, "predict") and not callable(model) and not is_pyfunc(model)
+    return hasattr(model, "predict_proba") or only_predicts
 
 
 def is_session(model: Any) -> bool:
@@ -131,17 +142,6 @@ def _pipeline_target(pipeline: Any, batch_size: int, name: str) -> Target:
     target = callable_target(score, "logits", batch_size=batch_size, name=name)
     target.class_names = named_in_config(pipeline.model)
     return target
-
-
-def _remedy(model: object) -> str:
-    """Return what to do about an object that is no model as a target takes it."""
-    if type(model).__name__ == "Booster" and hasattr(model, "predict"):
-        return (
-            "A booster's predict gives one column for two classes: pass a function that gives "
-            "two, as by `numpy.stack([1 - p, p], 1)`, or fit its scikit-learn class, such as "
-            "LGBMClassifier or XGBClassifier."
-        )
-    return "Pass an instance of one of these."
 
 
 def open_entry_point(
