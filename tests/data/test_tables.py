@@ -213,6 +213,13 @@ def test_whole_numbers_come_back_whole(values, beyond):
     assert decoded[:, 0].tolist() == asked.tolist()
 
 
+@given(st.integers(0, 4), st.lists(st.integers(-999, 999), min_size=2, max_size=20))
+def test_numbers_of_few_decimals_come_back_exactly(decimals, digits):
+    values = np.array([float(f"{digit}e-{decimals}") for digit in digits])
+    encoding = RecordEncoding.fit({"dose": values})
+    assert encoding.decode(encoding.encode({"dose": values}))[:, 0].tolist() == values.tolist()
+
+
 def test_fractions_next_to_whole_numbers_stay_fractions():
     values = np.array([0, 10, 2.9999, 3.00001, 7.5])
     encoding = RecordEncoding.fit({"dose": values})
