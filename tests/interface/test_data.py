@@ -141,6 +141,15 @@ def test_columns_of_a_matrix_are_those_of_a_model_that_was_fitted_on_names():
     assert "measure 11" not in str(refused.value)
 
 
+def test_a_model_is_asked_with_a_missing_value_as_its_frame_has_it():
+    """To a one-hot encoder None and NaN are two categories."""
+    for column in (["a", "b", None, "a"], [True, False, None, True], ["a", "b", np.nan, "a"]):
+        frame = pandas.DataFrame({"ward": pandas.Series(column, dtype=object)})
+        rows = read_rows(frame, "the rows")
+        asked = rows.encoding.decode_frame(rows.queries)
+        assert [repr(value) for value in asked.ward] == [repr(value) for value in column]
+
+
 def test_what_cannot_be_queries_is_refused_before_any_work(tmp_path):
     frame = pandas.DataFrame({"age": [20.0, 30]})
     with pytest.raises(InvalidOptionError, match="must both be tables, or both images"):

@@ -45,6 +45,7 @@ class Column:
             missing there. Empty for a numeric column.
         whole: Whether the auxiliary table stores integers.
         levels: The categories that a .parquet file declares for the column.
+        none: Whether a model is asked with None for a missing category, and not with NaN.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Column:
     categories: tuple[Category, ...] = ()
     whole: bool = False
     levels: Levels | None = None
+    none: bool = False
 
     @property
     def missing(self) -> bool:
@@ -100,6 +102,7 @@ class RecordEncoding:
         *,
         categorical: Collection[str] = (),
         levels: Mapping[str, Levels] | None = None,
+        nones: Collection[str] = (),
         where: str = "the table",
     ) -> "RecordEncoding":
         """Take ranges and categories from a table.
@@ -111,6 +114,7 @@ class RecordEncoding:
             table: The attacker's auxiliary table: columns of inputs, without the label.
             categorical: Names of columns of numbers that stand for categories.
             levels: Declared categories by column: see :class:`oneway.data.tables.Levels`.
+            nones: Columns that hold None for a missing value, and not NaN.
             where: The name of the table in messages.
 
         Raises:
@@ -127,7 +131,8 @@ class RecordEncoding:
                 columns.append(_numeric(name, cells, start, where))
             else:
                 column = _categorical(name, cells, start, where)
-                columns.append(replace(column, levels=(levels or {}).get(name)))
+                declared = (levels or {}).get(name)
+                columns.append(replace(column, levels=declared, none=name in nones))
         return cls(tuple(columns))
 
     @property
@@ -219,7 +224,8 @@ class RecordEncoding:
         Returns:
             A DataFrame with the auxiliary table's names, order and types. These are integers,
             numbers, booleans, texts, or categories where the .parquet file declares them. A
-            missing value is NaN, as ``pandas.read_csv`` reads it.
+            missing value is NaN, as ``pandas.read_csv`` reads it, or None where the table was a
+            frame that holds None.
 
         Raises:
             InvalidTensorError: ``encoded`` has another shape.
@@ -230,7 +236,7 @@ class RecordEncoding:
             {
                 column.name: _whole(column, values)
                 if column.kind == "numeric"
-                else _categories_of(column, pandas)[values]
+                else _categories_of(column, values, pandas)
                 for column, values in self._decoded(encoded)
             }
         )
@@ -394,11 +400,14 @@ def _whole(column: Column, numbers: NDArray[np.float64]) -> NDArray[Any]:
     return numbers
 
 
-def _categories_of(column: Column, pandas: Any) -> Any:
-    """Return a column's categories as a pandas array of the table's type."""
+def _categories_of(column: Column, places: NDArray[Any], pandas: Any) -> Any:
+    """Return a column's categories at ``(N)`` places in pandas' own type of the table's."""
+    if column.none:  # of all types, objects alone hold None
+        categories = np.array(column.categories, np.object_)
+        return pandas.Series(categories[places], dtype=np.object_)
     values = [np.nan if category is None else category for category in column.categories]
     if column.levels is not None:
         kind = pandas.CategoricalDtype(column.levels.categories, ordered=column.levels.ordered)
-        return pandas.Categorical(values, dtype=kind)
+        return pandas.Categorical(values, dtype=kind)[places]
     stored = np.float64 if column.content == "numbers" and not column.whole else None
-    return pandas.Series(values, dtype=stored).array
+    return pandas.Series(values, dtype=stored).array[places]

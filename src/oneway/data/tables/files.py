@@ -55,11 +55,13 @@ class TableFile:
         columns: ``(N)`` values per column, in the file's order; missing ones are NaN or None.
         levels: The categories that the file declares, by column.
         notes: What was left out or converted: sentences with counts.
+        nones: Columns of a frame that hold Python's None for a missing value.
     """
 
     columns: dict[str, NDArray[Any]]
     levels: Mapping[str, Levels]
     notes: tuple[str, ...] = ()
+    nones: Collection[str] = ()
 
 
 def read_table_file(
@@ -140,7 +142,7 @@ def _from_pandas(frame: Any, pyarrow: Any, missing_values: Collection[str]) -> T
     """Return a pandas frame. Columns that Arrow does not know stay as NumPy has them."""
     names = [str(name) for name in frame.columns]
     _check_names(names, Path("the table"))
-    columns, levels = {}, {}
+    columns, levels, nones = {}, {}, []
     for place, name in enumerate(names):
         series = frame.iloc[:, place]
         try:
@@ -150,7 +152,9 @@ def _from_pandas(frame: Any, pyarrow: Any, missing_values: Collection[str]) -> T
             columns[name], declared = np.asarray(series), None
         if declared is not None:
             levels[name] = declared
-    return TableFile(_without(columns, missing_values), levels)
+        if series.dtype == object and any(value is None for value in series):
+            nones.append(name)
+    return TableFile(_without(columns, missing_values), levels, nones=nones)
 
 
 def _from_arrow(

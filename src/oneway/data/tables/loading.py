@@ -101,6 +101,7 @@ def load_records(
             inputs,
             categorical=categorical,
             levels=file.levels,
+            nones=file.nones,
             where=where,
         )
     else:
