@@ -101,7 +101,7 @@ def test_without_a_budget_the_cheapest_release_that_hides_nearly_all_is_chosen(m
     most = found.frontier[-1].certified
     enough = [each for each in found.frontier if each.certified >= 0.9 * most]
     assert found.candidate == min(enough, key=lambda each: each.l1_mean)
-    within = oneway.choose(model, PIXELS, outputs="logits", min_members=[8], max_l1=0.2)
+    within = oneway.choose(model, PIXELS, outputs="logits", min_members=8, max_l1=0.2)
     assert within.candidate.l1_mean <= 0.2
     for each in (found, within):
         tables = [one for one in each.candidates if one.defense == "codebook"]
@@ -125,6 +125,16 @@ def test_what_is_missing_or_unknown_is_said_before_any_work(model):
         (lambda: read_scores(scores, PIXELS, outputs="logits"), InvalidOptionError, "600 queries"),
         (lambda: oneway.choose(scores, outputs="logits"), InvalidOptionError, "--queries"),
         (lambda: oneway.choose(scores, references=4), InvalidOptionError, "--references is for"),
+        (
+            lambda: oneway.choose(model, PIXELS, outputs="logits", min_members=[]),
+            InvalidOptionError,
+            "at least one number",
+        ),
+        (
+            lambda: oneway.fit_codebook(model, PIXELS, outputs="logits", repeats=1),
+            InvalidOptionError,
+            "repeats must be a whole number of at least 2, but got 1",
+        ),
         (lambda: read_scores(scores, outputs="logits", x=1), InvalidOptionError, "no options"),
     ):
         with pytest.raises(error, match=words):

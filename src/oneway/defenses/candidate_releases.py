@@ -136,8 +136,11 @@ def measure_candidates(
 
     Raises:
         InvalidTensorError: There are too few queries, or a tensor breaks the lines above.
-        InvalidOptionError: ``held_out`` leaves nothing to fit, to judge or to certify with.
+        InvalidOptionError: ``held_out`` leaves nothing to fit, to judge or to certify with; or
+            ``min_members`` is empty.
     """
+    if not min_members:
+        raise InvalidOptionError("min_members must have at least one number, but is empty.")
     check_logits_to_fit(logits)
     check_images(queries, rows=len(logits))
     judging, fitting = _parts(queries, generator, held_out, groups, drop_copies)[1:]

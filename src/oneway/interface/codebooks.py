@@ -70,7 +70,7 @@ def fit_codebook(
     budget: Budget | None = None,
     sensitive: Any = None,
     groups: Any = None,
-    variants: Tensor | None = None,
+    variants: Any = None,
     repeats: int | None = None,
     training: Any = None,
     older: Guard | None = None,
@@ -108,7 +108,8 @@ def fit_codebook(
             an answer reveals it.
         groups: The person, account or device behind each query, or the file of them: see
             :func:`oneway.interface.models.read_groups`.
-        variants: ``(N, m, K)`` logits of changed copies: see :meth:`oneway.CodebookRelease.fit`.
+        variants: ``(N, m, K)`` logits of changed copies, an array or a tensor: see
+            :meth:`oneway.CodebookRelease.fit`.
         repeats: Answers to each query, its own among them: a model is asked about changed copies,
             and the certificate states what several answers tell.
         training: What the model was trained on, as ``queries``: refused among them.
@@ -223,7 +224,7 @@ def certify(
     others: Sequence[Guard] = (),
     groups: Any = None,
     sensitive: Any = None,
-    variants: Tensor | None = None,
+    variants: Any = None,
     repeats: int | None = None,
     key: SecretKey | None = None,
     reading: Reading = AS_IT_IS,
@@ -386,7 +387,7 @@ def choose(
     attacker_data: Any = None,
     references: int | None = None,
     cache: str | Path = CACHE,
-    min_members: Sequence[int] = MIN_MEMBERS,
+    min_members: int | Sequence[int] = MIN_MEMBERS,
     max_cells: int | None = None,
     groups: Any = None,
     drop_copies: bool = False,
@@ -416,7 +417,7 @@ def choose(
         attacker_data: The attacker's own rows, likewise.
         references: Reference models of the attacker, even, for the same goals; None: 4.
         cache: Folder of reference models.
-        min_members: Least members of candidate codebooks.
+        min_members: Least members of candidate codebooks: one number, or several.
         max_cells: Largest number of cells of a codebook; releases without a table are left out.
         groups: See :func:`fit_codebook`.
         drop_copies: Count copies of a query once.
@@ -455,7 +456,7 @@ def choose(
         logits,
         shown,
         generator=torch.Generator().manual_seed(seed),
-        min_members=tuple(min_members),
+        min_members=(min_members,) if isinstance(min_members, int) else tuple(min_members),
         max_cells=max_cells,
         **traffic,
         on_share=lambda share: report("fit and judge the candidates", share),

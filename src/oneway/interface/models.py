@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import check_confidences, check_logits, refuse_probabilities
+from oneway.checks import check_confidences, check_count, check_logits, refuse_probabilities
 from oneway.contracts import ScoredTarget, Target
 from oneway.data import ProgressCallback, image_tensor, no_progress, read_npz
 from oneway.data.mapped import spool_parquet
@@ -81,7 +81,7 @@ class Scores(NamedTuple):
     target: Target | None
     compared: Tensor | None
 
-    def variants(self, given: Tensor | None, repeats: int | None) -> Tensor | None:
+    def variants(self, given: Any, repeats: int | None) -> Tensor | None:
         """Return ``(N, m, K)`` logits of changed copies of each query; None if none are wanted.
 
         Args:
@@ -90,10 +90,11 @@ class Scores(NamedTuple):
 
         Raises:
             InvalidOptionError: Both are given, or there is no model to ask, or it may answer
-                defended.
+                defended; or ``repeats`` are fewer than 2.
         """
         if repeats is None:
-            return given
+            return None if given is None else torch.as_tensor(given)
+        check_count("repeats", repeats, 2)
         if given is not None:
             raise InvalidOptionError("give scores of changed copies, or repeats, not both.")
         if not isinstance(self.target, ScoredTarget) or self.queries is None:
