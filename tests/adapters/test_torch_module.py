@@ -18,6 +18,7 @@ from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.rounding import Rounding
 from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
+from oneway.targets import TorchTarget
 from rows import leads, random_rows, same_bits
 from surrogates import random_images, small_inverter
 
@@ -270,3 +271,13 @@ def test_what_cannot_be_guarded_is_refused():
         GuardedModule(lambda queries: queries, Identity(), outputs="logits")
     with pytest.raises(InvalidOptionError, match="never guessed"):
         GuardedModule(model(), Identity(), outputs="scores")
+
+
+def test_the_module_of_an_exported_program_is_refused_with_the_file_to_pass():
+    exported = torch.export.export(nn.Linear(4, 3).eval(), (torch.zeros(2, 4),)).module()
+    for kind in (
+        lambda: GuardedModule(exported, Identity(), outputs="logits"),
+        lambda: TorchTarget(exported, outputs="logits"),
+    ):
+        with pytest.raises(InvalidOptionError, match=r"exported program.*\.pt2"):
+            kind()

@@ -15,7 +15,7 @@ from oneway.errors import InvalidOptionError
 from oneway.releases import Outputs, logits_from_confidences
 from oneway.targets.failure import REMEDY, ask
 from oneway.targets.graphs import no_graph, refuse_graphs
-from oneway.targets.modules import refuse_several_labels, scores_in
+from oneway.targets.modules import put_in_eval_mode, refuse_several_labels, scores_in
 
 
 class GuardedModule(nn.Module):
@@ -49,7 +49,7 @@ class GuardedModule(nn.Module):
 
         Raises:
             InvalidOptionError: An option is outside its range: see :class:`oneway.adapters.Guard`;
-                or the model gives several labels.
+                or the model gives several labels, or has no eval mode.
         """
         super().__init__()
         if not isinstance(model, nn.Module):
@@ -58,7 +58,7 @@ class GuardedModule(nn.Module):
                 "other callable by oneway.adapters.Guard."
             )
         refuse_several_labels(model, "the model")
-        self.model = model
+        self.model = put_in_eval_mode(model, "the model")
         self.guard = Guard(defense, outputs, decimals=decimals)
         self.eval()
 

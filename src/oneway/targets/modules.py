@@ -50,6 +50,22 @@ def check_module(module: object, name: str) -> None:
         )
 
 
+def put_in_eval_mode(module: nn.Module, name: str) -> nn.Module:
+    """Return a module after its ``eval()``.
+
+    Raises:
+        InvalidOptionError: It is what ``module()`` of an exported program gives, which has no mode.
+    """
+    try:
+        return module.eval()
+    except NotImplementedError:
+        pass
+    raise InvalidOptionError(
+        f"{name} is the module of an exported program, and cannot be put in eval mode. Write the "
+        "program by `torch.export.save`, and pass the path of the file, which ends in .pt2."
+    )
+
+
 def refuse_several_labels(module: nn.Module, name: str) -> None:
     """Refuse a module whose configuration, as of transformers, says that it gives no single class.
 

@@ -10,7 +10,7 @@ from oneway.errors import InvalidOptionError, OnewayError
 from oneway.releases import Outputs, check_outputs, logits_of_checked, release
 from oneway.targets.answers import AnswerRules, RuledTarget
 from oneway.targets.failure import failed
-from oneway.targets.modules import check_module, named_in_config, scores_in
+from oneway.targets.modules import check_module, named_in_config, put_in_eval_mode, scores_in
 
 
 class TorchTarget(RuledTarget):
@@ -43,14 +43,14 @@ class TorchTarget(RuledTarget):
                 module's ``config.id2label``, if it has any.
 
         Raises:
-            InvalidOptionError: ``module`` is no module, has lazy layers, or takes more than
-                images; ``outputs`` is neither of the two; ``batch_size`` is below 1; or
+            InvalidOptionError: ``module`` is no module, has lazy layers or no eval mode, or takes
+                more than images; ``outputs`` is neither of the two; ``batch_size`` is below 1; or
                 ``class_names`` are no names.
         """
         check_outputs(outputs)
         check_count("batch_size", batch_size)
         check_module(module, name)
-        self.module = module.eval()
+        self.module = put_in_eval_mode(module, name)
         self.outputs, self.batch_size = outputs, batch_size
         self.rules = AnswerRules(name, outputs, class_names or named_in_config(module))
 
