@@ -124,6 +124,20 @@ def test_rows_of_tables_are_compared_by_their_values_whatever_the_encoding():
         assert len(rows[:, column].unique()) == len(frame.iloc[:, [0, 2, 1][column]].unique())
 
 
+def test_a_function_gets_the_floating_type_of_its_array():
+    """An MLflow model with a signature of float32 takes nothing else."""
+    asked = []
+
+    def score(rows):
+        asked.append(rows.dtype)
+        return np.stack([rows[:, 0], -rows[:, 0]], 1)
+
+    for kind in (np.float32, np.float64):
+        rows = read_rows(np.arange(6.0).reshape(3, 2).astype(kind), "the rows")
+        rows.asked(open_model(score, outputs="logits"))(rows.queries)
+    assert asked == [np.float32, np.float64]
+
+
 def test_columns_of_a_matrix_are_those_of_a_model_that_was_fitted_on_names():
     values = np.random.default_rng(0).normal(size=(40, 12))
     frame = pandas.DataFrame(values, columns=[f"measure {place}" for place in range(12)])

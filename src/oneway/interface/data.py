@@ -70,6 +70,7 @@ class Rows:
         encoding: From the rows of a table to numbers; None for images.
         values: ``(N, F)`` float32, what tells rows of a table from those of another, which has
             another encoding; None for images.
+        single: Whether they were an array of float32, as which functions get them, too.
     """
 
     queries: Tensor
@@ -79,6 +80,7 @@ class Rows:
     source: str
     encoding: RecordEncoding | None = None
     values: Tensor | None = None
+    single: bool = False
 
     @property
     def compared(self) -> Tensor:
@@ -116,7 +118,7 @@ class Rows:
             return ScoredRecordsTarget(target, self.encoding.decode)
         decode: Any = self.encoding.decode_frame
         if not isinstance(target, FrameTarget):
-            single = isinstance(target, TorchTarget)
+            single = self.single or isinstance(target, TorchTarget)
             decode = partial(self.encoding.decode, dtype=np.float32 if single else np.float64)
         return records_target(
             target,
@@ -275,7 +277,14 @@ def _records(table: Any, name: str, reading: Reading, encoding: RecordEncoding |
     )
     names = loaded.class_names or None
     return Rows(
-        loaded.encoded, loaded.labels, names, loaded.notes, name, loaded.encoding, loaded.values
+        loaded.encoded,
+        loaded.labels,
+        names,
+        loaded.notes,
+        name,
+        loaded.encoding,
+        loaded.values,
+        isinstance(table, dict) and table["x"].dtype == np.float32,
     )
 
 
