@@ -13,7 +13,7 @@ from PIL import Image
 import oneway
 from auditing.audits import search_little
 from invoking import invoke
-from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
 from oneway.evaluation.records import source_commit
 from oneway.interface import read_scores
 from oneway.report.page.certificate import certificate_page
@@ -191,6 +191,12 @@ def test_rows_of_a_table_are_known_again_in_another_table(model, tmp_path):
     )
     assert told.exit_code == 0, told.output
     assert oneway.certify(guard, tmp_path / "scores.npz").held_out.answer == "no"
+    labelled = {"attacker_data": values[50:350], "members": values[600:700]}
+    labelled |= {"non_members": values[700:900]}
+    for name, rows in labelled.items():
+        labelled[name] = rows, np.arange(len(rows)) % 3
+    with pytest.raises(OverlappingSplitsError, match=r"queries and members .* share 200 records"):
+        oneway.choose(model, values[700:], outputs="logits", goal="membership", **labelled)
     with pytest.raises(InvalidOptionError, match="but 50 of 700 queries are training inputs"):
         oneway.fit_codebook(model, values[200:], training=values[:250], **options)
 

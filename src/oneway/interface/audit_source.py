@@ -13,7 +13,7 @@ from oneway.adapters import load_guard
 from oneway.auditing import AuditTarget
 from oneway.auditing.references import Candidates
 from oneway.contracts import Defense, Target
-from oneway.data import ProgressCallback, no_progress
+from oneway.data import ProgressCallback, check_disjoint, no_progress
 from oneway.data.classes import ClassOrder, class_order, listed, map_labels
 from oneway.defenses import registered_name
 from oneway.errors import InvalidOptionError
@@ -124,7 +124,11 @@ class AuditSource:
         )
 
     def open_members(
-        self, audited: AuditTarget | None = None, report: ProgressCallback | None = None
+        self,
+        audited: AuditTarget | None = None,
+        report: ProgressCallback | None = None,
+        *,
+        apart: Tensor | None = None,
     ) -> "OpenedMembers":
         """Open the model and the data for membership, and check everything.
 
@@ -132,8 +136,10 @@ class AuditSource:
             audited: What :meth:`open` returned, so that the model is opened once; None: it is
                 opened here.
             report: Receives the progress.
+            apart: ``compared`` of rows that must not be among members and non-members; None: none.
 
         Raises:
+            OverlappingSplitsError: Members or non-members are among ``apart``.
             OnewayError: The model cannot be opened, or the data cannot be used.
         """
         if self.guarded is not None:
@@ -147,8 +153,12 @@ class AuditSource:
             read_rows(data, name, self.reading, like=own, report=progress)
             for data, name in ((self.members, "the members"), (self.non_members, "the non-members"))
         )
-        outside = outside.without(inside)
-        own = own.without(inside).without(outside)
+        if apart is not None:
+            inside, outside = inside.without(apart), outside.without(apart)
+            candidates = torch.cat([inside.compared, outside.compared])
+            check_disjoint({"queries": apart, "members and non-members": candidates})
+        outside = outside.without(inside.compared)
+        own = own.without(inside.compared).without(outside.compared)
         target = own.asked(self._opened(self.model)) if audited is None else audited.target
         files = (inside, outside, own)
         order = self._class_order([target], inside.queries[:1].to(self.device), files)

@@ -50,7 +50,6 @@ from oneway.interface.threats import (
     Goal,
     check_goal,
     judged_for_members,
-    open_for_members,
 )
 from oneway.releases import Outputs
 
@@ -449,7 +448,8 @@ def choose(
         _check_model(goal, scores.target)
         model = model_or_scores, {"outputs": outputs, **(model_options or {})}
         rows: dict[str, Any] = {"members": members, "non_members": non_members, "reading": reading}
-        opened = open_for_members(AuditSource(model, attacker_data, **rows), shown, report)
+        source = AuditSource(model, attacker_data, **rows)
+        opened = source.open_members(report=report, apart=scores.compared)
     people = read_groups(groups, len(logits))
     traffic: dict[str, Any] = {"drop_copies": drop_copies, "groups": people}
     candidates = measure_candidates(

@@ -87,16 +87,16 @@ class Rows:
         """``(N, ...)``, equal for equal queries of any data: images, or a table's values."""
         return self.queries if self.values is None else self.values
 
-    def without(self, other: "Rows") -> "Rows":
-        """Return these rows without the records that other rows hold, too.
+    def without(self, others: Tensor) -> "Rows":
+        """Return these rows without the records that others hold, too, by their ``compared``.
 
         Records of few columns are equal by chance. Tables that share more than a fifth of the rows
         overlap by mistake: they stay as they are, and an audit refuses them. So do images.
         """
         if self.encoding is None:
             return self
-        known = set(image_hashes(other.queries.numpy()))
-        kept = torch.tensor([row not in known for row in image_hashes(self.queries.numpy())])
+        known = set(image_hashes(others.numpy()))
+        kept = torch.tensor([row not in known for row in image_hashes(self.compared.numpy())])
         shared = len(kept) - int(kept.sum())
         if not 0 < shared <= MOST_SHARED * len(kept):
             return self
@@ -199,7 +199,7 @@ def read_pair(
         raise InvalidOptionError(f"{first[1]} and {second[1]} must both be tables, or both images.")
     auxiliary = read_rows(*first, reading, report=report)
     test = read_rows(*second, reading, like=auxiliary, report=report)
-    return auxiliary, test.without(auxiliary)
+    return auxiliary, test.without(auxiliary.compared)
 
 
 def _is_pair(data: Any) -> bool:

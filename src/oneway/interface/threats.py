@@ -7,15 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from oneway.auditing import THREATS, AuditSettings, MembershipSettings, StealingSettings
 from oneway.auditing.membership import MembershipAudit
-from oneway.data import ProgressCallback, check_disjoint
+from oneway.data import ProgressCallback
 from oneway.defenses import MemberLeak, ReleaseCandidate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.interface.audit_source import AuditSource, OpenedMembers
+from oneway.interface.audit_source import OpenedMembers
 from oneway.report.threats import shown
 
 CHEAP_FIRST = ("membership", "stealing", "inversion")
@@ -214,25 +212,6 @@ def check_goal(goal: str, data: Mapping[str, Any], references: int | None) -> No
             )
 
 
-def open_for_members(
-    source: AuditSource, queries: Tensor, report: ProgressCallback
-) -> OpenedMembers:
-    """Open the model and the rows that candidates are attacked with, and check them.
-
-    Args:
-        source: The model, members, non-members and the attacker's data.
-        queries: ``(N, ...)`` what candidates are fitted to and judged on.
-        report: Receives the progress.
-
-    Raises:
-        OverlappingSplitsError: Queries are among the members or non-members.
-        OnewayError: The model or the data cannot be used.
-    """
-    opened = source.open_members(report=report)
-    check_disjoint({"queries": queries, "members and non-members": opened.rows.inputs})
-    return opened
-
-
 def judged_for_members(
     goal: Goal,
     candidates: Sequence[ReleaseCandidate],
@@ -251,7 +230,7 @@ def judged_for_members(
     Args:
         goal: ``"membership"`` or ``"all"``.
         candidates: Candidates that were fitted to other rows.
-        opened: From :func:`open_for_members`.
+        opened: From :meth:`oneway.interface.AuditSource.open_members`.
         settings: Size of the audit.
         cache: Folder of reference models.
         report: Receives the progress.
