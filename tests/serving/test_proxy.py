@@ -291,6 +291,11 @@ def test_tritons_client_asks_through_it_in_its_default_settings(pair):
         assert "binary data" in answer.json()["error"]
 
 
+def its_own_id(answer):
+    """Return an answer as KServe 0.10 did: with an id that the server draws."""
+    return answer | {"id": "9b1d"}
+
+
 def renamed(answer):
     answer["outputs"][0]["name"] = "scores"
     return answer
@@ -546,7 +551,8 @@ def test_it_does_not_start_where_the_guarded_output_is_not_there():
         (OpenInferenceServer(), {"input_name": "x"}, UnknownNameError, "input"),
         (OpenInferenceServer(outputs=[]), {}, InvalidOptionError, "output_name"),
         (OpenInferenceServer(ready=503), {}, TargetFailedError, "not ready"),
-        (OpenInferenceServer(change=renamed), {}, TargetFailedError, "output_missing"),
+        (OpenInferenceServer(change=renamed), {}, TargetFailedError, "outputs that it declares"),
+        (OpenInferenceServer(change=its_own_id), {}, TargetFailedError, "id of the request"),
         (OpenInferenceServer(model=drawn_anew), {}, TargetFailedError, "differently the second"),
         (OpenInferenceServer(model=served_logits), {}, TargetFailedError, "scores"),
         (OpenInferenceServer(), {"path": "/predict"}, InvalidOptionError, "request_key"),

@@ -47,7 +47,7 @@ class MessageError(Exception):
     """A message breaks the protocol. The text holds names, shapes and counts, never a value.
 
     Attributes:
-        reason: The fault in one word: ``"form"``, ``"datatype"`` or ``"output_missing"``.
+        reason: The fault in one word, such as ``"form"`` or ``"output_missing"``.
         most_rows: The most queries that a request may have, if it has more; else None.
     """
 

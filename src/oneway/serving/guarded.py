@@ -596,8 +596,6 @@ class GuardedScores(Guarded[Scored]):
         """Return clean logits; an error of the scores says what they are, and quotes none."""
         if scored.scores.shape[1] != self.classes:
             raise upstream_failed("upstream_classes")
-        if scored.queries is not None and len(scored.queries) != len(scored.scores):
-            raise upstream_failed("upstream_rows")  # no row would belong to its query for sure
         logits = self._logits_of(scored.scores)
         if self.outputs == "logits":
             self._watch.check(logits)

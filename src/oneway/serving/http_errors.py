@@ -64,11 +64,14 @@ def upstream_failed(reason: str) -> RefusedError:
 
 @contextmanager
 def upstream_errors() -> Iterator[None]:
-    """Refuse a malformed answer of the guarded server, without a word of it."""
+    """Refuse a malformed answer of the guarded server, without a word of it.
+
+    The refusal's cause says what is wrong, for the operator at the start.
+    """
     try:
         yield
     except MessageError as error:
-        raise upstream_failed(f"upstream_{error.reason}") from None
+        raise upstream_failed(f"upstream_{error.reason}") from error
 
 
 def error_response(error: RefusedError) -> Response:

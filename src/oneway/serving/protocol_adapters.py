@@ -36,7 +36,7 @@ from oneway.openinference.tensors import (
     read_tensors,
 )
 from oneway.serving.guarded import Released
-from oneway.serving.http_errors import upstream_errors, upstream_failed
+from oneway.serving.http_errors import upstream_errors
 from oneway.serving.requests import InferenceRequest
 from oneway.serving.responses import InferAnswer, infer_response, json_response
 
@@ -143,15 +143,28 @@ class OpenInferenceAdapter:
         in_binary = wants_binary(request, self.output_name)
         return ProxyRequest(queries, request.id, upstream, rows, wanted, in_binary=in_binary)
 
-    def read_scores(self, answer: Any) -> Scores:
+    def read_scores(self, answer: Any, request: ProxyRequest) -> Scores:
         """Return the ``(N, K)`` clean scores in the server's answer, N from 1, K from 2.
 
         Raises:
-            RefusedError: The scores are not there.
+            RefusedError: The scores are not there, or belong to another request or version.
         """
         with upstream_errors():
             (output,) = _outputs(answer, {self.output_name})
-            return _as_scores(read_scores(output))
+            scores = _as_scores(read_scores(output), request)
+            if answer.get("id") not in (None, request.upstream["id"]):
+                raise MessageError(
+                    "must answer with the id of the request, or without an id, but answers with "
+                    "another id: it may mix two answers up.",
+                    "id",
+                )
+            # Of another version neither the guard nor its self test has seen anything.
+            version = self.model_version
+            if version is not None and answer.get("model_version") not in (None, version):
+                raise MessageError(
+                    f"must answer with version {version}, but answers with another.", "version"
+                )
+        return scores
 
     def infer_answer(self, answer: Any, released: Released, request: ProxyRequest) -> InferAnswer:
         """Return the client's answer: the release, and what is listed.
@@ -168,9 +181,6 @@ class OpenInferenceAdapter:
                 outputs.append({field: getattr(output, field) for field in fields})
         message: dict[str, Any] = {"model_name": self.model_name, "parameters": self.parameters}
         if self.model_version is not None:
-            # Of another version neither the guard nor its self test has seen anything.
-            if answer.get("model_version") not in (None, self.model_version):
-                raise upstream_failed("upstream_version")
             message["model_version"] = self.model_version
         if request.id is not None:
             message["id"] = request.id
@@ -205,7 +215,7 @@ def _outputs(answer: Any, names: Set[str]) -> list[MessageTensor]:
     """Return the outputs of these names, each of which must be there."""
     outputs = read_tensors(answer, "outputs")
     if not names <= outputs.keys():
-        raise MessageError("must answer with the outputs that it declares", "output_missing")
+        raise MessageError("must answer with the outputs that it declares.", "output_missing")
     return [outputs[name] for name in sorted(names)]
 
 
@@ -247,10 +257,10 @@ class PlainJsonAdapter:
         queries = _as_queries(numbers) if numbers.ndim > 1 else None
         return ProxyRequest(queries, None, upstream, rows)
 
-    def read_scores(self, answer: Any) -> Scores:
+    def read_scores(self, answer: Any, request: ProxyRequest) -> Scores:
         """See :class:`OpenInferenceAdapter`."""
         with upstream_errors():
-            return _as_scores(read_numbers(self.response_key.find(answer)))
+            return _as_scores(read_numbers(self.response_key.find(answer)), request)
 
     def write(self, answer: Any, released: Released, request: ProxyRequest) -> Response:  # noqa: ARG002
         """See :class:`OpenInferenceAdapter`; headers say what stands before the model."""
@@ -268,7 +278,13 @@ def _as_queries(numbers: NDArray[Any]) -> Tensor:
     return torch.from_numpy(as_float32(numbers, refusal))
 
 
-def _as_scores(values: Scores) -> Scores:
+def _as_scores(values: Scores, request: ProxyRequest) -> Scores:
     if values.ndim != 2 or not len(values) or values.shape[1] < 2:
-        raise MessageError("must answer with rows of scores of at least two classes")
+        raise MessageError("must answer with rows of scores of at least two classes.")
+    if request.rows not in (None, len(values)):  # no row would belong to its query for sure
+        raise MessageError(
+            f"must answer {request.rows} queries with as many rows of scores, but answers with "
+            f"{len(values)}.",
+            "rows",
+        )
     return values

@@ -11,10 +11,7 @@ from oneway.openinference.messages import Buffer, InferRequest
 from oneway.openinference.tensors import MessageError
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.guarded import GuardedScores, Released, Scored
-from oneway.serving.http_errors import (
-    RefusedError,
-    upstream_failed,
-)
+from oneway.serving.http_errors import RefusedError
 from oneway.serving.openapi import operation
 from oneway.serving.protocol_adapters import OpenInferenceAdapter, ProxyRequest
 from oneway.serving.proxied_model import ProxiedModel
@@ -47,7 +44,10 @@ async def check_proxy(
                 await upstream.post_json(model.infer_url, request.upstream)
                 for request in (*requests, requests[0])
             ]
-            scores = [adapter.read_scores(answer) for answer in answers]
+            scores = [
+                adapter.read_scores(answer, request)
+                for answer, request in zip(answers, (*requests, requests[0]), strict=True)
+            ]
             probes = [
                 Scored(rows, request.queries)
                 for rows, request in zip(scores, requests, strict=False)
@@ -56,6 +56,8 @@ async def check_proxy(
             (released,) = guarded.answer(probes[:1])
             adapter.write(answers[0], released, requests[0])
     except (MessageError, RefusedError) as error:
+        if isinstance(error.__cause__, MessageError):
+            raise TargetFailedError(f"the server to guard {error.__cause__}") from None
         reason = "bad_request" if isinstance(error, MessageError) else error.reason
         raise TargetFailedError(
             f"the server to guard does not answer a probe as it must: {error} ({reason}). Check "
@@ -129,14 +131,9 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
         return request
 
     async def answer(self, request: ProxyRequest) -> tuple[Any, Released]:
-        sent = request.upstream
         with span("upstream"):
-            answer = await self.upstream.post_json(self.model.infer_url, sent)
-        scored = Scored(self.model.adapter.read_scores(answer), request.queries)
-        if self.metadata is not None and answer.get("id") not in (None, sent["id"]):
-            raise upstream_failed("upstream_id")  # it answers another request
-        if request.rows not in (None, len(scored)):
-            raise upstream_failed("upstream_rows")  # no row would belong to its query for sure
+            answer = await self.upstream.post_json(self.model.infer_url, request.upstream)
+        scored = Scored(self.model.adapter.read_scores(answer, request), request.queries)
         return answer, await self.batcher.ask(scored, self.settings.timeout_seconds)
 
     def infer_answer(self, answer: Any, released: Released, request: ProxyRequest) -> InferAnswer:

@@ -10,8 +10,9 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from oneway.errors import InvalidOptionError
+from oneway.openinference.tensors import MessageError
 from oneway.serving.http_client import HttpClient
-from oneway.serving.http_errors import RefusedError, upstream_failed
+from oneway.serving.http_errors import RefusedError, upstream_errors, upstream_failed
 from oneway.serving.settings import ServingSettings
 from oneway.serving.tracing import trace_headers
 from oneway.targets.http_client import json_headers
@@ -103,12 +104,13 @@ class Upstream:
         # Redirects are not followed: they could carry token and queries to another server.
         answer = await self._client.ask(method, url, body, trace_headers())
         _check_status(answer.status)
-        if answer.is_packed:
-            raise upstream_failed("upstream_packed")
-        try:
-            return msgspec.json.decode(answer.body)
-        except (msgspec.DecodeError, RecursionError):
-            raise upstream_failed("upstream_no_json") from None
+        with upstream_errors():
+            if answer.is_packed:
+                raise MessageError("must answer without Content-Encoding, but packs it.", "packed")
+            try:
+                return msgspec.json.decode(answer.body)
+            except (msgspec.DecodeError, RecursionError):
+                raise MessageError("must answer with JSON, but does not.", "no_json") from None
 
     async def _look(self, url: str) -> bool:
         try:
@@ -142,5 +144,6 @@ def _check_status(status: int) -> None:
         raise RefusedError(
             503, "the guarded server is busy; ask again later", "upstream_busy", retry_after=1
         )
-    if not 200 <= status < 300:
-        raise upstream_failed("upstream_status")
+    with upstream_errors():
+        if not 200 <= status < 300:
+            raise MessageError(f"must answer with status 200, but answers with {status}.", "status")
