@@ -426,7 +426,7 @@ def test_what_documents_ask_is_answered_with_the_numbers_of_the_run_and_no_more(
     for error in (record.adaptive_error, record.baselines.label, record.baselines.clean):
         assert f"{error:.4f}" in inversion
     worst = max(record.groups, key=lambda group: group.reduction.estimate)
-    assert f"Most hurt: class {worst.name}. " in people
+    assert f"Most hurt, of groups with at least 30 queries: class {worst.name}. " in people
     assert "met" not in exact.split()  # only an exact release is judged, as not met
     # Each says what is missing, and of people in the training data nothing is claimed.
     assert all(row[3] for row in rows)
@@ -461,6 +461,9 @@ def test_groups_stand_from_the_most_hurt_on_with_the_numbers_of_the_record(audit
                 f"{group.reidentified:.1%}",
             ]
     assert "nothing is said of groups" in words(page_of(record.to_json() | {"groups": []}))
+    # Where the average is above all that are listed, a group that is left out is hurt more.
+    listed = record.to_json() | {"adaptive_error": 0.0}
+    assert "groups with fewer queries are hurt more" in words(page_of(listed))
     assert page_of(LENET).every("section", id="groups") == []
 
 

@@ -47,15 +47,16 @@ def hurt_sentence(record: InversionRecord, groups: Sequence[GroupLeakage]) -> st
     """Return of which group the scores reveal most, and whether that may be chance."""
     worst = max(groups, key=attrgetter("reduction.estimate"))
     overall, interval = overall_reduction(record), worst.reduction
-    chance = (
-        "More than on average, beyond chance."
-        if interval.low > overall
-        else "The difference from the average may be chance."
-    )
+    chance = "The difference from the average may be chance."
+    if interval.low > overall:
+        chance = "More than on average, beyond chance."
+    elif round(100 * interval.estimate) < round(100 * overall):  # a mean is below the largest
+        chance = "That is less than on average: groups with fewer queries are hurt more."
     return (
-        f"Most hurt: {worst.kind} {worst.name}. The scores take {100 * interval.estimate:.0f} % "
-        f"({100 * interval.low:.0f} to {100 * interval.high:.0f} %) off the error that the label "
-        f"alone leaves; of all queries, {100 * overall:.0f} %. {chance}"
+        f"Most hurt, of groups with at least {FEWEST_QUERIES} queries: {worst.kind} {worst.name}. "
+        f"The scores take {100 * interval.estimate:.0f} % ({100 * interval.low:.0f} to "
+        f"{100 * interval.high:.0f} %) off the error that the label alone leaves; of all queries, "
+        f"{100 * overall:.0f} %. {chance}"
     )
 
 
