@@ -109,7 +109,7 @@ def test_waits_end_at_a_minute(server, slept):
 def test_other_statuses_are_final_and_the_body_is_not_quoted(server, slept):
     for status, remedy in (
         (301, "redirects are not followed"),
-        (400, "the shape and the type"),
+        (400, "the shape and the type that the model takes, or lower batch_size"),
         (401, "token into the environment variable ONEWAY_TOKEN"),
         (404, "Check the address"),
         (413, "Lower batch_size"),

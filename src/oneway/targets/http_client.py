@@ -31,14 +31,16 @@ RETRIED = (429, 502, 503, 504)
 
 LONGEST_WAIT_SECONDS = 60.0
 
+UNSUITABLE = "Check the names, the shape and the type that the model takes, or lower batch_size"
+
 REMEDIES = {
-    400: "Check the names, the shape and the type that the model takes",
+    400: UNSUITABLE,
     401: f"Put a token into the environment variable {TOKEN_VARIABLE}",
     403: f"Put a token with the right to ask into the environment variable {TOKEN_VARIABLE}",
     404: "Check the address, and that the model is loaded",
     405: "Check the address: it takes no POST",
     413: "Lower batch_size",
-    422: "Check the names, the shape and the type that the model takes",
+    422: UNSUITABLE,
     429: "Ask more slowly: lower batch_size, or raise attempts or backoff_seconds",
     500: "Look into the server's log, or lower batch_size",
 }
