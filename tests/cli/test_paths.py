@@ -95,6 +95,7 @@ def test_an_output_that_cannot_be_made_is_refused(monkeypatch):
         ({"out": Path("file")}, "--out must be a folder"),
         ({"page": Path("file/page.html")}, "--page must lie in a folder, but .*file is none"),
         ({"out": Path("file/deep/er")}, "--out must lie in a folder"),
+        ({"data_root": Path("file")}, "--data-root must be a folder"),
     ):
         with pytest.raises(InvalidOptionError, match=text):
             check(**given)

@@ -47,6 +47,8 @@ class Shares:
 def refuse_overwriting(command: Callable[..., None], given: Mapping[str, Any]) -> None:
     """Refuse outputs that cannot be written, or would replace an input or another output.
 
+    Folders of trained networks and of data sets must be folders, or be missing.
+
     Args:
         command: The function of the command; the annotations of its parameters say what is read
             and written.
@@ -63,6 +65,8 @@ def refuse_overwriting(command: Callable[..., None], given: Mapping[str, Any]) -
             for each in map(Path, _several(value)):
                 _refuse_unwritable(flag, each, folder=bool(mark.files))
                 outputs += [(flag, path) for path in _written(each, mark)]
+        elif isinstance(mark, Shares):
+            _refuse_misplaced(flag, value, folder=True)
         elif isinstance(mark, Reads):
             folder = Path(given.get(mark.below) or "") if mark.below else Path()
             inputs += [(flag, folder / each, mark.files) for each in _several(value)]
@@ -135,14 +139,20 @@ def _written(path: Path, mark: Writes) -> list[Path]:
     return exact + [file for name in mark.files if "*" in name for file in path.glob(name)]
 
 
-def _refuse_unwritable(flag: str, path: Path, *, folder: bool) -> None:
-    """Refuse an output that cannot be made where it should be."""
+def _refuse_misplaced(flag: str, path: Path, *, folder: bool) -> Path:
+    """Refuse a path at which something else stands; return what it is, or is made in."""
     kind = "a folder" if folder else "a file"
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         raise InvalidOptionError(f"{flag} must be {kind}, but {path} is something else.")
     made_in = next(each for each in (path, *path.absolute().parents) if each.exists())
     if made_in != path and not made_in.is_dir():
         raise InvalidOptionError(f"{flag} must lie in a folder, but {made_in} is none.")
+    return made_in
+
+
+def _refuse_unwritable(flag: str, path: Path, *, folder: bool) -> None:
+    """Refuse an output that cannot be made where it should be."""
+    made_in = _refuse_misplaced(flag, path, folder=folder)
     into = made_in if made_in.is_dir() else made_in.absolute().parent
     if not os.access(into, os.W_OK | os.X_OK):
         raise InvalidOptionError(f"{flag} must be writable, but nothing can be written to {into}.")
