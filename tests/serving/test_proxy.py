@@ -691,9 +691,17 @@ def test_of_a_plain_request_nothing_but_the_queries_passes(tmp_path):
     probe.write_text(json.dumps({"rows": [row], "signature": "serve"}))
     options = PLAIN | {"request_key": "rows.*.image", "input_shape": None, "probe": probe}
     with proxied(by_row, **options) as (server, endpoint):
-        rows = [{"image": query.tolist(), "scale": 9} for query in QUERIES]
-        answer = server.client.post("/predict", json={"rows": rows, "signature": "raw"})
+        ask = functools.partial(server.client.post, "/predict")
+        rows = [{"image": query.tolist(), "size": 9} for query in QUERIES]
+        answer = ask(json={"rows": rows, "raw": True})
         assert answer.json() == {"predictions": [{"scores": row} for row in expected().tolist()]}
+        # A client who wants other values must not take this answer for the one to them.
+        rows[2]["scale"] = 9
+        answer = ask(json={"rows": rows})
+        assert (answer.status_code, "'rows.2.scale' must be" in answer.text) == (400, True)
+        rows[2]["scale"] = 1
+        assert ask(json={"rows": rows, "signature": "raw"}).status_code == 400
+        assert ask(json={"rows": rows, "signature": "serve"}).status_code == 200
 
 
 def test_plain_rows_in_one_list_are_guarded():

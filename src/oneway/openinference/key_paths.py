@@ -115,6 +115,29 @@ def _replace(template: Any, parts: Parts, value: Any) -> Any:
     raise MessageError(f"the request must have {'.'.join(parts)!r} as a list of members")
 
 
+def differing_place(value: Any, other: Any, place: Parts = ()) -> Parts | None:
+    """Return the first place at which two JSON values both hold something, but not the same.
+
+    Args:
+        value: A JSON value.
+        other: Another; members of objects that only one of the two has do not count.
+        place: Where both stand.
+
+    Returns:
+        Names and places in lists, from the outermost on; None if the values agree.
+    """
+    if value is other:  # such as queries, which may be large
+        return None
+    if isinstance(value, dict) and isinstance(other, dict):
+        members = [(name, value[name], other[name]) for name in value if name in other]
+    elif isinstance(value, list) and isinstance(other, list) and len(value) == len(other):
+        members = [(str(at), *pair) for at, pair in enumerate(zip(value, other, strict=True))]
+    else:
+        return None if value == other else place
+    places = (differing_place(one, two, (*place, name)) for name, one, two in members)
+    return next((found for found in places if found is not None), None)
+
+
 def mask(value: Any, guarded: KeyPath, released: Any, passed: Sequence[KeyPath]) -> Any:
     """Return a copy of ``value`` that holds the release, the passed places, and nothing else.
 

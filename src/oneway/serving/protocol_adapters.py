@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 from torch import Tensor
 
-from oneway.openinference.key_paths import KeyPath, mask
+from oneway.openinference.key_paths import KeyPath, differing_place, mask
 from oneway.openinference.messages import (
     Buffer,
     InferRequest,
@@ -223,7 +223,8 @@ def _outputs(answer: Any, names: Set[str]) -> list[MessageTensor]:
 class PlainJsonAdapter:
     """Plain JSON: queries and scores stand at keys such as ``"instances"`` or ``"a.*.scores"``.
 
-    Of a request, the queries pass, and nothing else.
+    Of a request, the queries pass, and nothing else. What stands beside them in the operator's
+    own request is sent with them; a request with other values there is refused.
 
     Attributes:
         request_key: The place of the queries.
@@ -249,6 +250,12 @@ class PlainJsonAdapter:
         except MessageError:
             raise MessageError(f"the request must have {str(self.request_key)!r}") from None
         upstream = self.request_key.replace(self.template, data)
+        place = differing_place(upstream, request)
+        if place is not None:  # such as columns of a table in another order
+            raise MessageError(
+                f"the request's {'.'.join(place)!r} must be as the operator of this server set it, "
+                "or be left out"
+            )
         rows = len(data) if isinstance(data, list) else None
         try:
             numbers = read_numbers(data, booleans=True)
