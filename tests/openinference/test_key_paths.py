@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oneway.errors import InvalidOptionError
@@ -95,6 +95,7 @@ ANY_VALUE = st.recursive(
 )
 
 
+@example(key="00", value=[None])
 @given(key=ANY_KEY, value=ANY_VALUE)
 def test_any_text_is_a_path_or_refused_and_any_answer_is_read_or_refused(key, value):
     try:

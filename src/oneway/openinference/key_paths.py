@@ -1,5 +1,6 @@
 """Places in plain JSON: where queries go, where scores stand, and what of an answer may pass."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -178,5 +179,5 @@ def _mask(value: Any, guarded: Parts | None, released: Any, passed: list[Parts])
 
 def _index_in(members: list[Any], part: str) -> int | None:
     """Return the place in a list that a part names; None if it names none."""
-    is_number = part.isascii() and part.isdecimal() and len(part) < 10
+    is_number = re.fullmatch("0|[1-9][0-9]{0,8}", part)  # one text for each place: no "00"
     return int(part) if is_number and int(part) < len(members) else None
