@@ -15,6 +15,7 @@ from oneway.benchmark.recorded import RecordedScores
 from oneway.data import no_progress, read_npz
 from oneway.errors import (
     CorruptDataError,
+    DefenseFailedError,
     InvalidOptionError,
     InvalidTensorError,
     MissingDataError,
@@ -35,6 +36,10 @@ class Coarse(ScoreDefense):
     def transform(self, logits):
         scores = logits.log_softmax(-1)
         return (scores / self.step).round() * self.step
+
+class Faulty(ScoreDefense):
+    def transform(self, logits):
+        raise RuntimeError("0.125")
 
 class NoDefense:
     pass
@@ -116,16 +121,30 @@ def test_an_experiment_of_an_entry_differs_in_its_releases_alone(folder):
 
 
 @pytest.mark.usefixtures("records")
-def test_scores_of_another_classifier_or_of_other_rows_are_refused(folder):
-    store = Store(folder / "cache")
+def test_a_release_that_does_not_answer_is_refused_before_any_attack(folder):
+    stages = []
+
+    def refused(error, said):
+        cells = Cells(entry_of(folder), folder / "other.jsonl", Store(folder / "cache"))
+        with pytest.raises(error, match=said):
+            cells.run(data, device=CPU, report=lambda stage, _: stages.append(stage))
+
     record(folder, target=np.array("0" * 64))
-    with pytest.raises(InvalidOptionError, match="another classifier"):
-        Cells(entry_of(folder), folder / "other.jsonl", store).run(data, device=CPU)
+    refused(InvalidOptionError, "another classifier")
     split = record(folder)
-    few = {name: split[name][:-1] for name in ("keys", "confidences")}
-    record(folder, **few)
-    with pytest.raises(InvalidTensorError, match="lacks 1 of 45 rows"):
-        Cells(entry_of(folder), folder / "other.jsonl", store).run(data, device=CPU)
+    record(folder, **{name: split[name][:-1] for name in ("keys", "confidences")})
+    refused(InvalidTensorError, "lacks 1 of 45 rows")
+    record(
+        folder,
+        confidences=split["confidences"][:, :2] / split["confidences"][:, :2].sum(1, keepdims=True),
+    )
+    refused(InvalidTensorError, "over 3 classes")
+    record(folder)
+    entry = folder / "entry.toml"
+    entry.write_text(ENTRY.replace(":Coarse", ":Faulty").replace("options = { step = 3.0 }", ""))
+    refused(DefenseFailedError, "RuntimeError")
+    entry.write_text(ENTRY)
+    assert not [stage for stage in stages if stage.startswith(("defend", "none"))]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +152,8 @@ def test_scores_of_another_classifier_or_of_other_rows_are_refused(folder):
     [
         ({"keys": np.zeros((105, 3), np.uint8)}, "keys of"),
         ({"confidences": np.zeros((7, 3))}, "a row of floating"),
-        ({"confidences": np.ones((105, 3))}, "sum"),
-        ({"confidences": np.full((105, 3), np.nan)}, "finite"),
+        ({"confidences": np.ones((105, 3))}, "confidences of .*sum"),
+        ({"confidences": np.full((105, 3), np.nan)}, "confidences of .*finite"),
     ],
 )
 @pytest.mark.usefixtures("records")

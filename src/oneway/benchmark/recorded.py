@@ -70,7 +70,7 @@ class RecordedScores(BaseDefense):
                 f"{len(keys)} keys, but are {confidences.dtype} of shape {confidences.shape}."
             )
         released = torch.from_numpy(confidences)
-        check_confidences(released)
+        check_confidences(released, f"confidences of {path}")
         self.target = str(arrays["target"])
         self._logits = logits_from_confidences(released.double())
         self._places = {key.tobytes(): place for place, key in enumerate(keys)}
