@@ -206,6 +206,8 @@ def test_what_is_no_source_is_refused_in_one_line(oneway, copied, tmp_path):
     again = shutil.copy(copied / "audit.json", tmp_path / "again.json")
     refused(oneway("report", copied, again), "one audit or certificate makes a page")
     refused(oneway("report", copied, "--out", tmp_path / "a.pdf"), "--out must end in .html")
+    (tmp_path / "model.onnx").write_bytes(b"\x08")
+    refused(oneway("report", tmp_path / "model.onnx"), "SOURCE must end in", "but is")
     torch.save({}, tmp_path / "model.safetensors")
     refused(oneway("report", tmp_path / "model.safetensors"), "model.safetensors")
 

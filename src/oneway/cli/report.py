@@ -51,6 +51,8 @@ def report(
     for path in source:
         if not path.exists():
             raise MissingDataError(f"there is no file or folder {path}. Check the path.")
+        if path.is_file():
+            check_suffix(path, "SOURCE", ".json", ".jsonl", ".safetensors")
     if out is not None:
         check_suffix(out, "--out", ".html")
     first = source[0]
