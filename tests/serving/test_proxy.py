@@ -543,15 +543,29 @@ def test_logits_of_a_server_are_guarded_as_such():
         assert torch.equal(server.release(QUERIES), release(rounding(1).defense(clean)))
 
 
+def test_a_server_that_declares_nothing_is_guarded_by_name(tmp_path):
+    """KServe's and MLServer's metadata are empty unless somebody fills them in."""
+    probe = tmp_path / "probe.json"
+    probe.write_text(json.dumps(request_of(QUERIES)))
+    upstream = OpenInferenceServer(inputs=[], outputs=[])
+    with proxied(upstream, output_name="probabilities", probe=probe) as (server, _):
+        assert torch.equal(server.release(QUERIES), expected())
+        assert [each["name"] for each in server.client.get(PATH).json()["outputs"]] == [
+            "probabilities"
+        ]
+
+
 def test_it_does_not_start_where_the_guarded_output_is_not_there():
+    nothing = OpenInferenceServer(inputs=[], outputs=[])
     for upstream, options, error, said in (
         (OpenInferenceServer(), {"output_name": "logits"}, UnknownNameError, "logits"),
         (OpenInferenceServer(), {"passed": ("hidden",)}, UnknownNameError, "hidden"),
         (OpenInferenceServer(), {"passed": ("probabilities",)}, InvalidOptionError, "guarded"),
         (OpenInferenceServer(), {"input_name": "x"}, UnknownNameError, "input"),
         (OpenInferenceServer(outputs=[]), {}, InvalidOptionError, "output_name"),
+        (nothing, {"output_name": "probabilities"}, InvalidOptionError, "--probe"),
         (OpenInferenceServer(ready=503), {}, TargetFailedError, "not ready"),
-        (OpenInferenceServer(change=renamed), {}, TargetFailedError, "outputs that it declares"),
+        (OpenInferenceServer(change=renamed), {}, TargetFailedError, "named 'probabilities'"),
         (OpenInferenceServer(change=its_own_id), {}, TargetFailedError, "id of the request"),
         (OpenInferenceServer(model=drawn_anew), {}, TargetFailedError, "differently the second"),
         (OpenInferenceServer(model=served_logits), {}, TargetFailedError, "scores"),

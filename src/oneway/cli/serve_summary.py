@@ -38,7 +38,7 @@ def start_summary(server: "GuardedServer[Any, Any]", ports: Mapping[str, int]) -
             for tensors in (metadata.inputs, metadata.outputs)
         )
         version = "".join(f", version {each}" for each in metadata.versions or ())
-        yield f"model        {metadata.name}{version}: {inputs} to {outputs}"
+        yield f"model        {metadata.name}{version}: {inputs or 'any inputs'} to {outputs}"
     yield f"guard        {guard.name}, version {guard.version}"
     certificate = getattr(guard.defense, "certificate", None)
     if certificate is not None:
@@ -118,7 +118,7 @@ def sample_requests(
         program = f"import json; print(json.dumps({sample.program}))"
         words = ["python3", "-c", shlex.quote(program), "|", *words]
     yield " ".join([*words, "-d", sample.word])
-    if metadata is not None:
+    if inputs:
         yield f"python3 -c {shlex.quote(_program(server, host, ports, inputs))}"
 
 

@@ -254,16 +254,17 @@ def choose_output(outputs: Mapping[str, Any], output_name: str | None, server: s
     """Return the name of the output that holds the scores.
 
     Args:
-        outputs: The outputs that the server declares, with ``datatype`` and ``shape``.
+        outputs: The outputs that the server declares, with ``datatype`` and ``shape``; it may
+            declare none.
         output_name: The user's choice. None: the only output of floats of shape (N, K).
         server: The server, as messages name it.
 
     Raises:
-        UnknownNameError: The server has no output of that name.
+        UnknownNameError: The server declares outputs, and none of that name.
         InvalidOptionError: There is no choice, and not exactly one output fits.
     """
     if output_name is not None:
-        if output_name not in outputs:
+        if outputs and output_name not in outputs:
             raise UnknownNameError(f"output of {server}", output_name, outputs)
         return output_name
     floats = (name for name, tensor in outputs.items() if tensor.datatype in FLOATS)

@@ -214,8 +214,12 @@ def _sent(tensor: InputTensor, values: Any) -> dict[str, Any]:
 def _outputs(answer: Any, names: Set[str]) -> list[MessageTensor]:
     """Return the outputs of these names, each of which must be there."""
     outputs = read_tensors(answer, "outputs")
-    if not names <= outputs.keys():
-        raise MessageError("must answer with the outputs that it declares.", "output_missing")
+    missing = sorted(names - outputs.keys())
+    if missing:
+        named = ", ".join(map(repr, missing))
+        raise MessageError(
+            f"must answer with outputs named {named}, but does not.", "output_missing"
+        )
     return [outputs[name] for name in sorted(names)]
 
 

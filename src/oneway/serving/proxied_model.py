@@ -125,13 +125,15 @@ async def open_upstream(
     inputs = {tensor.name: tensor for tensor in metadata.inputs}
     outputs = {tensor.name: tensor for tensor in metadata.outputs}
     guarded = choose_output(outputs, options.output_name, SERVER)
+    # KServe and MLServer declare nothing unless somebody tells them what to declare.
+    outputs = outputs or {guarded: TensorMetadata(guarded, "FP32", [-1, -1])}
     for name in options.passed:
         if name not in outputs:
             raise UnknownNameError(f"output of {SERVER}", name, outputs)
         if name == guarded:
             raise InvalidOptionError(f"the output {name!r} is guarded: it cannot pass, too.")
     input_name = options.input_name
-    if input_name is not None and input_name not in inputs:
+    if input_name is not None and inputs and input_name not in inputs:
         raise UnknownNameError(f"input of {SERVER}", input_name, inputs)
     if input_name is None and len(inputs) == 1:
         (input_name,) = inputs
@@ -205,6 +207,11 @@ def _made_up(
     inputs: Mapping[str, TensorMetadata], input_shape: tuple[int, ...] | None
 ) -> tuple[bytes, ...]:
     """Return requests with random queries of the shape that the server declares."""
+    if not inputs:
+        raise InvalidOptionError(
+            f"no query can be made up, since {SERVER} declares no input. Give a request in a file "
+            "by --probe."
+        )
     shapes = {}
     for name, tensor in inputs.items():
         shape: Sequence[int] = tensor.shape[1:]
