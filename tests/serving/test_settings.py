@@ -51,8 +51,8 @@ def test_a_file_that_is_missing_or_no_toml_is_refused(tmp_path):
     with pytest.raises(MissingDataError):
         load_settings(tmp_path / "no.toml", {})
     file = tmp_path / "serve.toml"
-    file.write_text(f"token = {SECRET}")
-    with pytest.raises(CorruptDataError) as caught:
+    file.write_text(f"port = 1\ntoken = {SECRET}")
+    with pytest.raises(CorruptDataError, match=r"at line 2, column 9\)\.$") as caught:
         load_settings(file, {})
     assert SECRET not in str(caught.value)
 

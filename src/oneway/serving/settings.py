@@ -244,9 +244,11 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MissingDataError(f"there is no settings file {file}. Check the path.") from error
     except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
-        # The parser's text may quote a secret.
+        # The rest of the parser's text may quote a secret.
+        places = re.findall(r"at line \d+, column \d+", str(error))
+        what = " ".join([type(error).__name__, *places[-1:]])
         raise CorruptDataError(
-            f"the settings file {file} cannot be read as TOML ({type(error).__name__})."
+            f"the settings file {file} cannot be read as TOML ({what})."
         ) from None
 
 
