@@ -83,7 +83,7 @@ def memory(field):
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="needs Linux's count of a peak"
 )
-def test_fitting_and_certifying_mapped_queries_takes_half_of_their_memory_more(tmp_path):
+def test_fitting_and_certifying_mapped_queries_copies_them_nowhere(tmp_path):
     generator, path = torch.Generator().manual_seed(0), tmp_path / "queries.npy"
     scores = torch.randn(800, 3, generator=generator)
     shape = 800, 1, 150, 160
@@ -104,8 +104,9 @@ def test_fitting_and_certifying_mapped_queries_takes_half_of_their_memory_more(t
         run(queries)
         return (memory("VmHWM") - before) / path.stat().st_size
 
-    # What is read of the mapped file counts once.
-    assert peak_over_size(lambda queries: certify(book.state, scores, queries)) < 1.5
+    # What is read of the mapped file counts once, and a copy once more. Between them lies what the
+    # allocator keeps, a quarter to a half of so small a file.
+    assert peak_over_size(lambda queries: certify(book.state, scores, queries)) < 1.8
     fit = {"generator": generator, "settings": settings}
-    assert peak_over_size(lambda queries: CodebookRelease.fit(scores, queries, **fit)) < 1.5
-    assert peak_over_size(lambda queries: queries.double().sum()) > 1.5
+    assert peak_over_size(lambda queries: CodebookRelease.fit(scores, queries, **fit)) < 1.8
+    assert peak_over_size(lambda queries: queries.clone().sum()) > 1.8
