@@ -1,16 +1,19 @@
 """Exit codes: 1 means a missed promise and nothing else; 2 all that failed, with a message."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
 from typing import Annotated
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from laws import looped
-from oneway.cli.common import INTERRUPTED, NOBODY_READS, command
+from oneway.cli.common import INTERRUPTED, NOBODY_READS, REFUSED, command
+from oneway.cli.main import app
 from oneway.errors import InvalidOptionError
 
 SECRET = "a value of a query"
@@ -109,6 +112,7 @@ def test_a_wrong_usage_exits_with_2(oneway):
 
 CLOSED = """
 import sys
+import pytest
 import typer
 from rich.console import Console
 from oneway.cli.common import command
@@ -131,3 +135,23 @@ def test_a_command_into_head_ends_quietly(kind):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == NOBODY_READS
+
+
+@looped(
+    ("error", "exit_code"),
+    [
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), NOBODY_READS),
+        (OSError(errno.ENOSPC, "No space left on device"), REFUSED),
+    ],
+)
+def test_help_that_cannot_be_written_ends_as_a_command_does(error, exit_code, monkeypatch, capsys):
+    class Unwritable(io.StringIO):
+        def write(self, _):
+            raise error
+
+    monkeypatch.setattr(sys, "stdout", Unwritable())
+    for words in (["audit", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as ended:
+            app(words)
+        assert ended.value.code == exit_code
+        assert ("No space left" in capsys.readouterr().err) == (exit_code == REFUSED)

@@ -93,16 +93,41 @@ NOBODY_READS = 128 + 13
 """Exit code where standard output was closed, as by ``| head``; as shells give it."""
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
+@contextmanager
+def errors_as_exits() -> Iterator[None]:
     """Turn every error into a message on standard error and an exit code that is never 1.
 
-    1 means that a promise was missed, or a flag raised: commands themselves exit with it. Before
-    the work, outputs that would replace an input are refused.
+    Raises:
+        typer.Exit: There was an error.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is done is kept; run the command again", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    # rich ends the process itself where nobody reads on.
+    except (Exception, SystemExit) as error:
+        if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            raise typer.Exit(NOBODY_READS) from None
+        if isinstance(error, SystemExit):
+            raise
+        if os.environ.get("ONEWAY_TRACEBACK") == "1":
+            traceback.print_exc()
+        typer.echo(f"error: {error_line(error)}", err=True)
+        raise typer.Exit(REFUSED) from None
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Let a command end in :func:`errors_as_exits`, and refuse outputs that replace an input.
+
+    Exit code 1 means that a promise was missed, or a flag raised: commands themselves exit with it.
     """
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
+        with errors_as_exits():
             # What is given twice of a repeatable option counts once.
             given: dict[str, Any] = {
                 name: list(dict.fromkeys(value)) if isinstance(value, list) else value
@@ -110,21 +135,6 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             }
             refuse_overwriting(function, given)
             function(*args, **given)
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt:
-            typer.echo("interrupted: what is done is kept; run the command again", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-        # rich ends the process itself where nobody reads on.
-        except (Exception, SystemExit) as error:
-            if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
-                raise typer.Exit(NOBODY_READS) from None
-            if isinstance(error, SystemExit):
-                raise
-            if os.environ.get("ONEWAY_TRACEBACK") == "1":
-                traceback.print_exc()
-            typer.echo(f"error: {error_line(error)}", err=True)
-            raise typer.Exit(REFUSED) from None
 
     return wrapped
 

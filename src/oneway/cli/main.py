@@ -25,6 +25,7 @@ from oneway.cli import (
     serve,
     train,
 )
+from oneway.cli.common import errors_as_exits
 from oneway.cli.completion import NamesAttackers, ShowsExamples
 
 
@@ -40,7 +41,11 @@ class Application(typer.Typer):
         """
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
-        return super().__call__(*args, **kwargs)
+        try:
+            with errors_as_exits():  # help and usage are written outside of any command
+                return super().__call__(*args, **kwargs)
+        except typer.Exit as error:
+            sys.exit(error.exit_code)
 
 
 app = Application(

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from oneway.attacks import inversion_attacks
 from oneway.benchmark import Experiment, ExperimentSpec
@@ -134,7 +135,8 @@ def load_networks(path: Path, key: str) -> Networks:
         start = f"{name}/"
         entries = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         module.load_state_dict(entries)
-        return module.eval()
+        # As the store gives networks back: they compute the same, to the bit.
+        return convert_conv2d_weight_memory_format(module.eval(), torch.channels_last)
 
     def take_decoder(name: str) -> Mixture:
         weights = tensors[f"attacker {name} weights"]
