@@ -101,6 +101,7 @@ def test_without_a_budget_the_cheapest_release_that_hides_nearly_all_is_chosen(m
     most = found.frontier[-1].certified
     enough = [each for each in found.frontier if each.certified >= 0.9 * most]
     assert found.candidate == min(enough, key=lambda each: each.l1_mean)
+    assert len(repr(found)) < 1000  # what an interactive session prints
     within = oneway.choose(model, PIXELS, outputs="logits", min_members=8, max_l1=0.2)
     assert within.candidate.l1_mean <= 0.2
     for each in (found, within):

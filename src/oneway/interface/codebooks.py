@@ -1,7 +1,7 @@
 """Fit, choose and certify releases that many queries share, from a model or from its scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -355,9 +355,9 @@ class Choice:
 
     guard: Defense
     candidate: ReleaseCandidate
-    certificate: Certificate
-    frontier: Sequence[ReleaseCandidate]
-    candidates: Sequence[ReleaseCandidate]
+    certificate: Certificate = field(repr=False)  # of thousands of characters
+    frontier: Sequence[ReleaseCandidate] = field(repr=False)
+    candidates: Sequence[ReleaseCandidate] = field(repr=False)
 
     @property
     def bounded(self) -> ReleaseCandidate | None:
