@@ -203,8 +203,8 @@ class TypedRecord:
             return build_from(cls, dict(values), "the record")
         except OnewayError as error:
             raise CorruptDataError(
-                f"{where} must be a record of {cls.subject}: {error} Make it again with this "
-                "version of oneway."
+                f"{where} must be a record of {cls.subject}: {error} Pass such a record. Make it "
+                "again with this version of oneway if it is one."
             ) from error
 
 
