@@ -307,7 +307,7 @@ def choose(
     cache: Cache = CACHE,
     as_json: AsJson = False,
 ) -> None:
-    r"""Find the release that hides most within a budget, among rounding, top-k and codebooks.
+    r"""Find the release that hides most within a budget: rounding, top entries or a codebook.
 
     Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
     attacker. The last fifth certifies the best one. Prints the Pareto-optimal candidates, what the

@@ -46,8 +46,9 @@ def demo(
     """Invert a classifier's scores, defend them, and show what still leaks.
 
     Trains a target on real digits, the defender's surrogate inverter, and attackers. Releases
-    scores undefended, with the paper's noise, and as labels only, and attacks each release. Writes
-    a page to read (report.html), a table and a picture. Networks are cached: a rerun resumes.
+    scores undefended, through a codebook, with the paper's noise, and as labels only, and attacks
+    each release. Writes a page to read (report.html), a table and a picture. Networks are cached: a
+    rerun resumes.
 
     Exits 1 if a label changed in a defended release.
 

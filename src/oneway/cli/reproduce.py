@@ -51,7 +51,7 @@ def reproduce(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="cpu: small networks, minutes. paper: theirs. [cpu]", autocompletion=preset_names
+            help="cpu: small networks. paper: theirs, for a GPU. [cpu]", autocompletion=preset_names
         ),
     ] = None,
     seed: Annotated[

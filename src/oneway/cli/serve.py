@@ -72,8 +72,9 @@ Passed = Annotated[
 Probe = Annotated[
     File,
     Option(
-        help="Address: request for the self test. Model of tables: a table of rows like those "
-        "that clients will send, for the self test and the types of the columns. [random queries]"
+        help="Address, or .onnx file: request for the self test. Model of tables: a table of rows "
+        "like those that clients will send, for the self test and the types of the columns. "
+        "[random queries]"
     ),
 ]
 Categorical = Annotated[

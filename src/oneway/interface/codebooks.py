@@ -395,7 +395,7 @@ def choose(
     report: ProgressCallback = no_progress,
     model_options: Mapping[str, Any] | None = None,
 ) -> Choice:
-    """Find the release that hides most within a budget, among rounding, top-k and codebooks.
+    """Find the release that hides most within a budget: rounding, top entries or a codebook.
 
     Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
     attacker. The last fifth certifies the best one. Where the goal is to hide members, a few
