@@ -78,11 +78,18 @@ def test_labels_in_another_order_than_the_models_are_flagged(shift):
 
 def test_few_seeds_on_purpose_are_explained_and_nothing_else_is():
     flags = [Flag("too-few-seeds", ""), Flag("ties-or-zeros", "")]
-    assert [flag.name for flag in unexplained_flags(flags, 1, blind=False)] == ["ties-or-zeros"]
-    assert unexplained_flags(flags, 3, blind=False) == flags
+    left = unexplained_flags(flags, 1, run=1, blind=False)
+    assert [flag.name for flag in left] == ["ties-or-zeros"]
+    assert unexplained_flags(flags, 3, run=3, blind=False) == flags
+
+
+def test_fewer_seeds_than_were_asked_for_are_not_on_purpose():
+    few = [Flag("too-few-seeds", "")]
+    assert unexplained_flags(few, 2, run=2, blind=False) == []
+    assert unexplained_flags(few, 2, run=1, blind=False) == few
 
 
 def test_attackers_who_fail_are_explained_unless_they_are_blind():
     failed = Flag("attack-failed", "of an attacker", "retrained")
-    assert unexplained_flags([failed], 3, blind=False) == []
-    assert unexplained_flags([failed], 3, blind=True) == [failed]
+    assert unexplained_flags([failed], 3, run=3, blind=False) == []
+    assert unexplained_flags([failed], 3, run=3, blind=True) == [failed]

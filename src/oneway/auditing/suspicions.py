@@ -79,7 +79,7 @@ def suspicions(
     return flags
 
 
-def unexplained_flags(flags: Sequence[Flag], seeds: int, *, blind: bool) -> list[Flag]:
+def unexplained_flags(flags: Sequence[Flag], seeds: int, *, run: int, blind: bool) -> list[Flag]:
     """Return the flags that neither the user's own settings nor the other findings explain.
 
     Fewer than 3 seeds on purpose explain ``too-few-seeds``, unless even fewer were run. An attacker
@@ -89,9 +89,10 @@ def unexplained_flags(flags: Sequence[Flag], seeds: int, *, blind: bool) -> list
 
     Args:
         flags: Flags of an audit.
-        seeds: Number of seeds that were requested, all of which were run.
+        seeds: Number of seeds that were requested.
+        run: Number of seeds that were run.
         blind: Whether the attack failed, and nothing can be claimed of G even so.
     """
-    explained = {"too-few-seeds"} if seeds < SEEDS else set()
+    explained = {"too-few-seeds"} if seeds < SEEDS and run >= seeds else set()
     explained |= set() if blind else {"attack-failed"}
     return [flag for flag in flags if flag.name not in explained]

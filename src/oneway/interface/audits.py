@@ -171,7 +171,8 @@ class AuditResult:
         inversion = record.inversion
         if inversion is not None:
             blind = inversion.failed and inversion.closed_gap_at_least is None
-            unexplained = unexplained_flags(inversion.flags, self.seeds, blind=blind)
+            run = len(inversion.seeds)
+            unexplained = unexplained_flags(inversion.flags, self.seeds, run=run, blind=blind)
             lines += [f"{flag.name}: {flag.detail}" for flag in unexplained]
         return lines
 
