@@ -1,7 +1,8 @@
 """Guards around models as servers hold them. Each fails closed: guarded scores, or an error.
 
 What needs an optional package lives in a module of its own: ``oneway.adapters.scikit_learn``,
-``oneway.adapters.mlflow`` and ``oneway.adapters.ray``.
+``oneway.adapters.mlflow``, ``oneway.adapters.ray``, ``oneway.adapters.ray_codebooks`` and
+``oneway.adapters.art``.
 """
 
 from oneway.adapters.endpoint import GuardedEndpoint

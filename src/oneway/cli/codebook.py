@@ -444,7 +444,7 @@ def _plain(candidate: "ReleaseCandidate") -> dict[str, Any]:
 def _error_of(certificate: "Certificate") -> str:
     error, yardsticks = certificate.error, certificate.yardsticks
     if error is None or yardsticks is None:
-        return "no error (nearly every query has an answer of its own, which may tell it all)"
+        return "no error (nearly every query has an answer of its own, which may reveal all of it)"
     return (
         f"error {error.estimate:.4f} (lower bound {error.lower_bound:.4f}; label alone: "
         f"{yardsticks.label.error:.4f})"

@@ -169,7 +169,7 @@ Variants = Annotated[
     typer.Option(
         help="Scores of changed copies of each query, such as frames of a video: .npy, or .npz "
         "with `logits` or `confidences`, of shape (queries, copies, classes). The certificate "
-        "states what several answers tell."
+        "states what several answers reveal."
     ),
 ]
 Repeats = Annotated[

@@ -64,7 +64,7 @@ class AuditResult:
     def gaps(self) -> dict[str, float | None]:
         """G that may be claimed of each threat: measured, or a bound.
 
-        1: the scores tell no more than the label; 0: as much as without a guard; below 0: more.
+        1: scores reveal no more than the label; 0: as much as without a guard; below 0: more.
         None: nothing can be claimed; or for membership and stealing, there is nothing to defend.
         """
         return {threat: gap.claimed for threat, gap in closed_gaps(self.record).items()}

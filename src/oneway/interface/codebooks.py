@@ -110,7 +110,7 @@ def fit_codebook(
         variants: ``(N, m, K)`` logits of changed copies, an array or a tensor: see
             :meth:`oneway.CodebookRelease.fit`.
         repeats: Answers to each query, its own among them: a model is asked about changed copies,
-            and the certificate states what several answers tell.
+            and the certificate states what several answers reveal.
         training: What the model was trained on, as ``queries``: refused among them.
         older: A codebook in use, whose cells are cut further, and never joined.
         held_out: Share of the queries that certify, and do not fit.

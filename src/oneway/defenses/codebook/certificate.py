@@ -128,8 +128,8 @@ class Certificate:
             copies among them; None where no queries were given.
         scores_hash: The same, of the clean logits.
         commit: Git revision of the source that certified; None for an installed package.
-        composition: What several answers tell, to a query and to changed copies of it; None if the
-            scores of such copies were not given.
+        composition: What several answers reveal, to a query and to changed copies of it; None if
+            the scores of such copies were not given.
         shared_least: Least number of distinct calibration queries of all labels (or groups, where
             they were given) behind a level that labels share; None if none share any.
         top5_kept: Share of the clean five likeliest classes that are among the released five; None
@@ -291,7 +291,7 @@ def certify(
         max_l1_worst: Cap on each answer's L1 distance of probabilities, in (0, 2]: the share of
             queries within it is certified.
         variants: ``(N, m, K)`` clean scores of m changed copies of each query, such as frames of a
-            video: the certificate states what several answers tell.
+            video: the certificate states what several answers reveal.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.

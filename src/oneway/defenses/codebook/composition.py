@@ -1,4 +1,4 @@
-"""What several answers tell: to a query, and to changed copies of it.
+"""What several answers reveal, to a query and to changed copies of it.
 
 A certificate speaks of one answer. A client that sends frames of a video, or an attacker who shifts
 a picture by a pixel, gets a *sequence* of cells. Of M equally likely candidates it names
@@ -31,7 +31,7 @@ WARD = 20
 
 @dataclass(frozen=True)
 class SeveralAnswers:
-    """What m answers tell: to a query, and to m - 1 changed copies of it.
+    """What m answers reveal, to a query and to m - 1 changed copies of it.
 
     Attributes:
         answers: m.
@@ -56,7 +56,7 @@ class SeveralAnswers:
 
 @dataclass(frozen=True)
 class Composition:
-    """What several answers tell, by their number.
+    """What several answers reveal, by their number.
 
     Attributes:
         distinct: M, the different queries whose copies were asked about.

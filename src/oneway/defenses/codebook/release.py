@@ -186,7 +186,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 joined, so that answers of both reveal what those of the new one reveal. Cells with
                 too few new queries keep their vector.
             variants: ``(N, m, K)`` clean scores of m changed copies of each query, such as frames
-                of a video: the certificate states what several answers tell, and
+                of a video: the certificate states what several answers reveal, and
                 ``variant_weight`` makes that less.
             move: Changes the table before it is certified: decoys.
             complete: Adds to the certificate what a defense cannot measure itself, where the

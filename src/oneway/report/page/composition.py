@@ -1,4 +1,4 @@
-"""What several answers tell: sentences and a table of a certificate."""
+"""What several answers reveal: sentences and a table of a certificate."""
 
 from operator import itemgetter
 
@@ -25,7 +25,7 @@ NOT_MEASURED = (
 
 
 def composition_lines(certificate: Certificate) -> list[str]:
-    """Return what several answers tell, sentence by sentence."""
+    """Return what several answers reveal, sentence by sentence."""
     found = certificate.composition
     if found is None:
         return [NOT_MEASURED] if certificate.table else []
@@ -62,7 +62,7 @@ def _rows(certificate: Certificate) -> list[dict[str, float | None]]:
 
 
 def composition_table(certificate: Certificate, found: Composition) -> Listing:
-    """Return what several answers tell, by their number."""
+    """Return what several answers reveal, by their number."""
     columns = {"answers": Column(itemgetter("answers"))}
     columns |= {
         "labels alone": Column(itemgetter("label"), percent),
