@@ -43,9 +43,7 @@ GuardFile = Annotated[
 ]
 DefenseName = Annotated[
     str,
-    typer.Option(
-        help="Registered defense that trains no network of its own.", autocompletion=defense_names
-    ),
+    typer.Option(help="Registered defense without a fitted state.", autocompletion=defense_names),
 ]
 Dtype = Annotated[Literal["float64", "float32", "float16"], typer.Option(help="Type to release.")]
 Decimals = Annotated[int | None, typer.Option(help="Decimals to round to. [no rounding]")]
@@ -141,8 +139,16 @@ def _check_defense(defense: str, options: "Mapping[str, Any]") -> None:
             f"{defense} is a test signal that gives queries away on purpose: it is for "
             "`oneway audit`, and not for clients. Take a defense."
         )
-    known = [name for name in DEFENSES if name not in TEST_SIGNALS and not needs_state(name)]
+    known = [name for name in DEFENSES if name not in TEST_SIGNALS]
     UnknownNameError.check("defense", defense, known)
+    if needs_state(defense):
+        instead = "Use it in Python (oneway.defenses.build_defense) or in an experiment."
+        if defense == "codebook":
+            instead = "Pass the file of a codebook, from `oneway codebook`, by --guard FILE."
+        raise InvalidOptionError(
+            f"the defense {defense!r} needs a fitted state, which this command does not make. "
+            f"{instead}"
+        )
     check_options(defense, options)
 
 

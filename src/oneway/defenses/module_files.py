@@ -72,7 +72,10 @@ def load_module(path: Path, kind: str | None = None, *, remedy: str | None = Non
     what, source = "network", f"Pass a file from `oneway train {kind or 'target'}`."
     if kind is not None and kind not in NETWORKS:
         what = "fitted state"
-        source = f"An experiment with the defense {kind!r} fits one and keeps it in its store."
+        source = (
+            f"An experiment with the defense {kind!r} fits one and keeps it in its store; in "
+            "Python, oneway.defenses.save_module writes one."
+        )
     remedy = remedy or source
     state, header = read_tensors(path, what, remedy)
     try:
