@@ -73,6 +73,7 @@ def attack(
     Every attacker that needs no more than recorded scores takes part; the closed gap G is that of
     the strongest. Without released scores the clean ones are attacked. Where no attacker does
     better than the label alone, a bound of G stands in its place, and counts for --require-gap.
+    Exits 1 if the released scores change a label.
 
     For example:
 

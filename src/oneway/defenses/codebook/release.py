@@ -72,7 +72,7 @@ if they are not known). :func:`oneway.evaluation.compare_with_clean_scores` is o
 
 
 class CodebookRelease(DefenseWithState, ScoreDefense):
-    """Release one of a few vectors per label: many scores, one answer, and no way back.
+    """Release one of a few vectors per label, each shared by many queries.
 
     Each vector is the mean of the clean confidences of the calibration queries in its cell, at
     least ``min_members`` of them: k-anonymous scores. A cell depends on the scores alone, and
