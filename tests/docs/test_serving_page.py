@@ -8,6 +8,7 @@ from pathlib import Path
 from invoking import all_commands
 from laws import looped
 from oneway.serving import ServingSettings
+from oneway.serving.openapi import REFUSALS
 from registry_pages import put
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,13 @@ def test_settings_and_options_that_the_page_names_exist():
         r"--setting (\w+)=|`((?:max|timeout|shutdown|upstream|batch)_\w+)", PAGE
     ):
         assert (name[0] or name[1]) in ServingSettings.model_fields
+
+
+def test_statuses_of_the_page_are_those_of_the_openapi_document():
+    """405 is of another method, and so of no operation."""
+    table = PAGE.partition("| status | when |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
+    assert {status for row in rows for status in row.split(", ")} == {*REFUSALS, "405"}
 
 
 @looped("page", ["serving.md", "security.md"])

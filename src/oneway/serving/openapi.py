@@ -26,6 +26,8 @@ REFUSALS = {
     "421": "the server is asked by a name that is not its own",
     "429": "too many queries wait; see Retry-After",
     "431": "path and headers are too large",
+    "500": "the server itself failed",
+    "502": "before an address: the guarded server's answer is not as it must be",
     "503": "no scores can be released, and no clean score is in the answer",
     "504": "there was no answer in time",
 }
