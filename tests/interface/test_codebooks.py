@@ -222,3 +222,18 @@ def test_groups_are_taken_as_texts_and_numbers(model):
     ]
     assert fitted[0].state.digest() == fitted[1].state.digest()
     assert fitted[0].certificate.traffic.groups is not None
+
+
+def test_a_module_stays_where_it_lies_unless_a_device_is_named(model, monkeypatch):
+    moved = []
+    place = type(model).to
+    monkeypatch.setattr(
+        type(model), "to", lambda self, *where: moved.append(where) or place(self, *where)
+    )
+    book = oneway.fit_codebook(model, PIXELS, outputs="logits")
+    oneway.certify(book, model, PIXELS, outputs="logits")
+    assert moved == []
+    oneway.fit_codebook(model, PIXELS, outputs="logits", device=torch.device("cpu"))
+    assert moved == [(torch.device("cpu"),)]
+    with pytest.raises(InvalidOptionError, match="on the device meta"):
+        oneway.fit_codebook(model.to("meta"), PIXELS, outputs="logits")

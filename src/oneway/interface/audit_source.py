@@ -48,7 +48,8 @@ class AuditSource:
         guarded: A model that gives defended answers, instead.
         class_names: The model's classes, in the order of its scores; None: its own.
         reading: How data is read.
-        device: Device for training and queries.
+        device: Device for the model, training and queries; None: the CPU, but a module that is
+            given as an object stays where it lies.
         batch_size: Most queries in one call of a model.
         members: For membership: rows that the model was trained on, with classes.
         non_members: For membership: rows that it was not trained on, with classes.
@@ -63,11 +64,16 @@ class AuditSource:
     guarded: Model | None = None
     class_names: Sequence[str] | None = None
     reading: Reading = AS_IT_IS
-    device: torch.device = CPU
+    device: torch.device | None = None
     batch_size: int = 512
     members: Any = None
     non_members: Any = None
     public: Any = None
+
+    @property
+    def where(self) -> torch.device:
+        """The device for training and queries."""
+        return self.device or CPU
 
     @property
     def given(self) -> dict[str, Any]:
@@ -95,12 +101,12 @@ class AuditSource:
             report or no_progress,
         )
         targets = [files[0].asked(target) for target in targets]
-        auxiliary, test = (file.queries.to(self.device) for file in files)
+        auxiliary, test = (file.queries.to(self.where) for file in files)
         order = self._class_order(targets, test[:1], files)
         labels = [
             None
             if file.labels is None
-            else map_labels(file.labels, file.names, order, file.source).to(self.device)
+            else map_labels(file.labels, file.names, order, file.source).to(self.where)
             for file in files
         ]
         model = self.model[0]
@@ -161,7 +167,7 @@ class AuditSource:
         own = own.without(inside.compared).without(outside.compared)
         target = own.asked(self._opened(self.model)) if audited is None else audited.target
         files = (inside, outside, own)
-        order = self._class_order([target], inside.queries[:1].to(self.device), files)
+        order = self._class_order([target], inside.queries[:1].to(self.where), files)
         rows = Candidates.of(*(self._labelled(file, order) for file in files))
         release, guard = self._named_guard()
         return OpenedMembers(target, rows, release, guard)
@@ -177,7 +183,7 @@ class AuditSource:
         """
         if self.public is None:
             return None
-        rows = read_rows(self.public, "the public inputs", self.reading).queries.to(self.device)
+        rows = read_rows(self.public, "the public inputs", self.reading).queries.to(self.where)
         if rows.shape[1:] != audited.test.shape[1:]:
             raise InvalidOptionError(
                 f"public inputs must have the queries' shape, {tuple(audited.test.shape[1:])}, but "
@@ -197,7 +203,7 @@ class AuditSource:
                 "label. Pass pairs of inputs and labels, an .npz with labels, or --label COLUMN."
             )
         labels = map_labels(rows.labels, rows.names, order, rows.source)
-        return rows.queries.to(self.device), labels.to(self.device)
+        return rows.queries.to(self.where), labels.to(self.where)
 
     def _named_guard(self) -> tuple[ReleaseSpec, Defense | None]:
         """Return the guard with its name; somebody's own has the name of its class.
@@ -214,7 +220,7 @@ class AuditSource:
                 "own, or a model that answers defended. Leave out all but one."
             )
         if isinstance(guard, str | Path):
-            guard = load_guard(guard, device=self.device)
+            guard = load_guard(guard, device=self.where)
         name = registered_name(guard)
         if name is None:
             return replace(AS_ANSWERED, name=type(guard).__name__), guard

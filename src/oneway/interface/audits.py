@@ -32,7 +32,7 @@ from oneway.errors import GapTooSmallError, InvalidOptionError
 from oneway.evaluation import Flag, Store, write_queries
 from oneway.extras import load_extra
 from oneway.files import atomic_file, write_npz
-from oneway.interface.audit_source import CACHE, CPU, AuditSource, OpenedMembers
+from oneway.interface.audit_source import CACHE, AuditSource, OpenedMembers
 from oneway.interface.data import AS_IT_IS, Reading
 from oneway.interface.threats import ThreatSettings, check_data, check_options, parse_threats
 from oneway.metrics import Interval
@@ -271,7 +271,8 @@ def audit(
         reading: How files are read.
         seed: First of the seeds.
         cache: Folder of trained networks; a rerun trains only what is missing.
-        device: Device for training and queries; None: the CPU.
+        device: Device for the model, training and queries; None: the CPU, but a module stays where
+            it lies.
         report: Receives the progress.
         **model_options: Of the kind of model.
 
@@ -288,7 +289,7 @@ def audit(
         guard=guard,
         class_names=class_names,
         reading=reading,
-        device=device or CPU,
+        device=device,
     )
     settings = ThreatSettings(
         parse_threats(threats),
@@ -358,7 +359,7 @@ def run_audit(
             size = settings.of_inversion(len(audited.auxiliary), limit)
             run_tasks = None
             if executor == "ray":
-                job = AuditJob(source.open, store, size, seed, source.device)
+                job = AuditJob(source.open, store, size, seed, source.where)
                 run_tasks = audit_on_ray(job, finished=lambda task: report(task, 1.0))
             attacked = ModelAudit(
                 audited, store, size, seed=seed, report=report, understanding=understanding

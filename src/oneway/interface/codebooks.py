@@ -119,7 +119,8 @@ def fit_codebook(
         decoy_l1: Largest move of a vector by a decoy, L1 of probabilities.
         key: Key of the digests of fitted queries. None: a salt is kept beside them.
         seed: Seed of the split.
-        device: Where the table is fitted; None: the CPU.
+        device: Where the table is fitted and a model is asked; None: the CPU, but a module that is
+            given as an object stays where it lies.
         reading: How files are read.
         report: Receives the progress.
         model_options: Options of the kind of model.
@@ -141,7 +142,7 @@ def fit_codebook(
         queries,
         outputs=outputs,
         reading=reading,
-        device=where,
+        device=device,
         report=report,
         **(model_options or {}),
     )

@@ -47,7 +47,8 @@ def open_model(
             :func:`oneway.targets.target_of` does.
         outputs: What the model answers with, ``"logits"`` or ``"confidences"``; needed where its
             kind does not fix that, and never guessed.
-        device: Where a module goes; None: the CPU.
+        device: Where a module goes; None: one that is given as an object stays where it lies, and
+            one of a file goes to the CPU.
         batch_size: Most queries that the model gets at once.
         class_names: Names of the classes in the order of the scores; None: the model's own.
         **options: Of the kind of model.
@@ -55,11 +56,11 @@ def open_model(
     Raises:
         OnewayError: The model cannot be opened.
     """
-    asked: dict[str, Any] = {"outputs": outputs, "device": device or torch.device("cpu")}
-    asked |= {"batch_size": batch_size, **options}
+    asked: dict[str, Any] = {"outputs": outputs, "batch_size": batch_size, **options}
     if isinstance(model, str | Path):
-        return open_target(str(model), class_names=class_names, **asked)
-    target = target_of(model, **asked)
+        where = device or torch.device("cpu")
+        return open_target(str(model), class_names=class_names, device=where, **asked)
+    target = target_of(model, device=device, **asked)
     if class_names is not None:
         return named_target(target, checked_class_names(class_names), type(model).__name__)
     return target

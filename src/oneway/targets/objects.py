@@ -38,7 +38,7 @@ def target_of(
     model: Any,
     *,
     outputs: Outputs | None,
-    device: torch.device,
+    device: torch.device | None,
     batch_size: int = 512,
     name: str = "the model",
     said: str = "is",
@@ -55,7 +55,7 @@ def target_of(
             pipeline of transformers that classifies images, which are asked in ``[0, 1]``; an
             MLflow model; a target; or a callable from a NumPy array to a NumPy array.
         outputs: What the model answers with, where its kind does not fix that.
-        device: Where a module goes.
+        device: Where a module goes; None: it stays where it lies.
         batch_size: Most queries that the model gets at once.
         name: What messages call the model.
         said: The verb of the message that refuses another object.
@@ -74,7 +74,8 @@ def target_of(
         if outputs is None and names_its_logits(model):
             outputs = "logits"
         outputs = require_outputs(outputs, name)
-        return TorchTarget(model.to(device), outputs=outputs, batch_size=batch_size, name=name)
+        placed = model if device is None else model.to(device)
+        return TorchTarget(placed, outputs=outputs, batch_size=batch_size, name=name)
     if isinstance(model, OWN_TARGETS) or Target in type(model).__mro__:
         refuse_logits(outputs, name, "it is a target already")
         target: Target = model
