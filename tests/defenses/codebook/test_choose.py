@@ -49,6 +49,13 @@ def every(calibration, logits):
     return [(book, measured(book, logits)) for book in books]
 
 
+def kept_by_chance(likeliest, row):
+    """Return how many classes are among as many of a row, ties broken at random."""
+    edge = np.sort(row)[-len(likeliest)]
+    left, tied = len(likeliest) - (row > edge).sum(), (row == edge).sum()
+    return (row[likeliest] > edge).sum() + (row[likeliest] == edge).sum() * left / tied
+
+
 def measured(book, logits):
     """Measure a table row by row."""
     cells = book(logits)
@@ -60,8 +67,7 @@ def measured(book, logits):
         logs = np.log(row)
         apart.append(np.abs((logs - logs.mean()) - (scores - scores.mean())).mean())
         count = min(5, len(scores))
-        likeliest = set(np.argsort(-clean)[:count].tolist())
-        kept.append(len(likeliest & set(np.argsort(-row)[:count].tolist())) / count)
+        kept.append(kept_by_chance(np.argsort(-clean)[:count], row) / count)
     labels = logits.argmax(-1).tolist()
     return {
         "l1_mean": float(np.mean(moved)),
@@ -189,3 +195,14 @@ def test_limits_outside_their_range_are_refused_by_name():
             InvalidOptionError, match=f"^{name} must be at least 0 and at most {most}, but got"
         ):
             Budget(**{name: most + 0.001})
+
+
+def test_classes_that_tie_are_kept_by_chance_whatever_their_numbers(logits):
+    # All classes but the label share the rest evenly, so that four of seven are drawn by lot; the
+    # order of the classes decides nothing.
+    kept = []
+    for scores in (logits, logits.flip(-1)):
+        book = fit_codebook(scores, FitSettings(min_members=8, explicit_classes=1))
+        kept.append(measure_codebook(book, scores).top5_kept)
+    others = logits.shape[-1] - 1
+    assert kept == pytest.approx(2 * [(1 + 4 * 4 / others) / 5], abs=1e-12)

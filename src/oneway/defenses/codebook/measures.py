@@ -91,13 +91,19 @@ def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
 
 
 def top_kept(book: Codebook, cells: Tensor, logits: Tensor) -> float:
-    """Return the share of the likeliest classes of ``(N, K)`` scores that ``(N)`` cells keep."""
+    """Return the share of the likeliest classes of ``(N, K)`` scores that ``(N)`` cells keep.
+
+    Where released classes tie across the edge, as those that share a rest evenly do, each is kept
+    by its chance if ties are broken at random.
+    """
     top, found = min(TOP, logits.shape[-1]), 0.0
     for rows, own in in_cache(logits.detach(), cells):
         released = book.expand(book.values, own)
-        kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
-        likeliest = rows.double().softmax(-1).topk(top).indices
-        found += float(kept.gather(-1, likeliest).sum())
+        edge = released.topk(top).values[:, -1:]
+        left, tied = top - (released > edge).count_nonzero(-1), (released == edge).count_nonzero(-1)
+        kept = released.gather(-1, rows.topk(top).indices)
+        lots = (kept == edge).sum(-1).double() * left / tied
+        found += float(((kept > edge).sum(-1) + lots).sum())
     return found / (top * len(logits))
 
 
