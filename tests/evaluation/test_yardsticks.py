@@ -33,8 +33,8 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.floats(0, 1))
-def test_the_wealth_is_that_of_bets_one_after_the_other(seed, count, gap):
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 60), st.floats(0, 1))
+def test_the_wealth_is_that_of_bets_one_after_the_other(seed, count, expected, gap):
     generator = np.random.default_rng(seed)
     halves, clean, label = generator.random((3, count)) * [[0.5], [0.9], [0.7]]
     gains = halves - (1 - gap) * clean - gap * label
@@ -44,11 +44,11 @@ def test_the_wealth_is_that_of_bets_one_after_the_other(seed, count, gap):
         stake = 0.0
         if number and past.mean() > 0:
             spread = past.var() + past.mean() ** 2 / number
-            stake = math.sqrt(2 * math.log(20) / (count * spread))
+            stake = math.sqrt(2 * math.log(20) / (expected * spread))
         # At most nine tenths of what a largest loss would leave nothing of.
         wealth *= 1 + min(stake, 0.9 / (1 - gap + gap * 0.7)) * gain
     rows = [torch.from_numpy(each).unsqueeze(0) for each in (halves, clean, label)]
-    found = log_wealth(*rows, gap, largest=0.7, risk=0.05)
+    found = log_wealth(*rows, gap, expected=expected, largest=0.7, risk=0.05)
     assert found.tolist() == pytest.approx([math.log(wealth)], rel=1e-9, abs=1e-9)
 
 
@@ -79,7 +79,9 @@ def test_a_pair_counts_for_both_and_nobody_who_asked_is_met(monkeypatch):
     wanted = [pairs_by_hand(*pair, errors.tolist()) for pair in orders]
     seen = []
 
-    def watched(halves, clean, label, *_, **__):
+    def watched(halves, clean, label, *_, expected, **__):
+        # Known from the number of rows, and not from how many asked.
+        assert expected == len(cells) / 2
         seen.append((halves, clean, label))
         return torch.zeros(len(halves))
 
@@ -130,7 +132,8 @@ def pairs(generator, draws, count, share):
 
 
 def missed(halves, clean, label, gap, largest=1.0):
-    wealth = log_wealth(halves, clean, label, gap, largest=largest, risk=0.05)
+    options = {"expected": halves.shape[1], "largest": largest, "risk": 0.05}
+    wealth = log_wealth(halves, clean, label, gap, **options)
     return float((wealth >= -math.log(0.05)).double().mean())
 
 

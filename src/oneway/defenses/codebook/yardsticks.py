@@ -218,9 +218,10 @@ def least_gap(
         torch.where(real, (errors[asked] + errors[partners]) / 2, 0.0)
         for errors in (clean_errors.double().cpu(), label_errors.double().cpu())
     )
+    draws = len(cells) if groups is None else len(groups.unique())
     risk, found = 1 - level, None
     for gap in GAPS:
-        logs = log_wealth(halves, clean, label, gap, largest=largest, risk=risk)
+        logs = log_wealth(halves, clean, label, gap, expected=draws / 2, largest=largest, risk=risk)
         if float(logs.logsumexp(0)) < math.log(len(logs) / risk):
             break
         found = gap
@@ -228,7 +229,14 @@ def least_gap(
 
 
 def log_wealth(
-    halves: Tensor, clean: Tensor, label: Tensor, gap: float, *, largest: float, risk: float
+    halves: Tensor,
+    clean: Tensor,
+    label: Tensor,
+    gap: float,
+    *,
+    expected: float,
+    largest: float,
+    risk: float,
 ) -> Tensor:
     """Return the logarithm of what betting against "G is at most ``gap``" earned, by order.
 
@@ -237,9 +245,11 @@ def log_wealth(
         clean: ``(O, A)`` float64 errors of the attack on clean scores, in [0, 1].
         label: ``(O, A)`` float64 errors of the guess for the label, in [0, ``largest``].
         gap: From 0 to 1.
+        expected: Number of pairs that was expected before any row came. How many there were is
+            known at the end alone: a stake that rests on it would not depend on the past alone.
         largest: See :func:`least_gap`.
         risk: Probability with which the bound may fail.
     """
     gains = halves - (1 - gap) * clean - gap * label
-    stakes = stakes_for(gains, gains.shape[-1], risk, 0.0)
+    stakes = stakes_for(gains, expected, risk, 0.0)
     return (stakes.clamp_max(MOST / (1 - gap + gap * largest)) * gains).log1p().sum(-1)
