@@ -394,6 +394,19 @@ def test_overlapping_splits_are_refused_with_both_names_and_the_count():
         check_disjoint(records)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_overlaps_are_found_whatever_the_floating_type_and_the_sign_of_zero(dtype):
+    # Values that all of these types have.
+    images = (torch.arange(32) / 32).view(8, 1, 2, 2)
+    copies = images[2:4].to(dtype)
+    with pytest.raises(OverlappingSplitsError, match="auxiliary and test splits share 2 images"):
+        check_disjoint({"auxiliary": images, "test": copies})
+    dark = torch.zeros(1, 4)
+    with pytest.raises(OverlappingSplitsError, match="share 1 records"):
+        check_disjoint({"auxiliary": dark, "test": -dark})
+    check_disjoint({"auxiliary": images[:2], "test": copies})
+
+
 def test_splits_that_repeat_an_image_only_within_themselves_are_accepted():
     images = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     check_disjoint({"private": images[[0, 0, 1]], "test": images[[2, 3, 2]]})

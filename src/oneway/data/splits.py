@@ -229,8 +229,13 @@ def _to_images(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def image_hashes(images: NDArray[np.generic]) -> NDArray[np.str_]:
-    """Return the SHA-256 of each image's bytes, ``(N)`` strings."""
-    return np.array([hashlib.sha256(row.tobytes()).hexdigest() for row in images])
+    """Return the SHA-256 of each image's bytes, ``(N)`` strings; of floats, as float32.
+
+    Adding 0 turns -0 into 0, which is the same value in other bytes.
+    """
+    are_floats = images.dtype.kind == "f"
+    rows = (row.astype(np.float32) + np.float32(0) if are_floats else row for row in images)
+    return np.array([hashlib.sha256(row.tobytes()).hexdigest() for row in rows])
 
 
 def check_disjoint(splits: Mapping[str, Tensor]) -> None:
@@ -244,7 +249,7 @@ def check_disjoint(splits: Mapping[str, Tensor]) -> None:
         OverlappingSplitsError: Two splits share rows; the message says which and how many.
     """
     seen: dict[str, set[str]] = {
-        name: set(image_hashes(images.cpu().numpy())) for name, images in splits.items()
+        name: set(image_hashes(images.cpu().float().numpy())) for name, images in splits.items()
     }
     names = list(seen)
     for position, name in enumerate(names):
