@@ -83,11 +83,21 @@ def traffic(draw):
 @given(traffic(), st.integers(2, 9), st.sampled_from([0.0, 0.02]), st.sampled_from([1.0, 0.4]))
 def test_members_are_distinct_queries_and_distinct_groups(case, least, weight, most):
     logits, images, groups = case
-    fitting = FitSettings(min_members=least, rate_weight=weight, max_group_share=most)
-    release = CodebookRelease.fit(
-        logits, images, generator=seeded(), settings=fitting, held_out=0, groups=groups
-    )
-    book, first = release.state, first_copies(query_keys(images))
+    keys = query_keys(images)
+    first, rows = first_copies(keys), split_rows(len(logits), [0.0], seeded(), groups)[1]
+    options = {
+        "generator": seeded(),
+        "settings": FitSettings(min_members=least, rate_weight=weight, max_group_share=most),
+        "held_out": 0,
+        "groups": groups,
+    }
+    people = len(groups[rows[first_copies(keys[rows])]].unique())
+    if people < least:
+        with pytest.raises(InvalidTensorError, match=f"of {least} groups or more"):
+            CodebookRelease.fit(logits, images, **options)
+        return
+    release = CodebookRelease.fit(logits, images, **options)
+    book = release.state
     assert sorted(release.fitting_rows.tolist()) == list(range(len(logits)))
     cells, seen = book(logits).tolist(), set()
     for cell in range(book.sizes.cells):
@@ -95,6 +105,7 @@ def test_members_are_distinct_queries_and_distinct_groups(case, least, weight, m
         distinct = {images[row].numpy().tobytes() for row in rows}
         if book.shared[cell]:  # the only vector of a label with too few queries
             assert (book.labels == book.labels[cell]).sum() == 1
+            assert least <= book.shared[cell] <= people
             continue
         seen.add(cell)
         assert len(distinct) == book.members[cell] >= least
@@ -107,6 +118,14 @@ def test_members_are_distinct_queries_and_distinct_groups(case, least, weight, m
         assert told.groups_least == min(int(book.groups[cell]) for cell in seen)
     assert told.traffic.distinct == len(first)
     assert told.fault(book) is None
+
+
+def test_fewer_people_than_members_are_refused_though_their_queries_are_many():
+    # Each label would have one vector, which reveals the label alone, but is made of six people.
+    logits, images = scored(1, 60)
+    people = torch.arange(60) % 6
+    with pytest.raises(InvalidTensorError, match=r"of 20 groups or more, .* are of 6\."):
+        CodebookRelease.fit(logits, images, generator=seeded(), held_out=0, groups=people)
 
 
 @settings(max_examples=25)

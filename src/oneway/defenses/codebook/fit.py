@@ -123,15 +123,16 @@ def cut_calibration(
         rows: ``(n)`` int64 on the CPU, which of the N rows are cut; None: all.
 
     Raises:
-        InvalidTensorError: ``logits`` are not finite scores, there are too few of them,
-            ``images``, ``groups`` or ``variants`` are not as many, or the older table is over
-            other classes.
+        InvalidTensorError: ``logits`` are not finite scores, there are too few of them or of their
+            groups, ``images``, ``groups`` or ``variants`` are not as many, or the older table is
+            over other classes.
         InvalidOptionError: ``max_group_share`` is below 1, and there are no groups; or a vector of
             the older table must stay, and stands for fewer queries than ``min_members``.
     """
     _check_calibration(logits, settings, images, variants, rows)
     if groups is not None:
         check_groups(groups, len(logits))
+        _check_company(groups if rows is None else groups.cpu()[rows], settings)
     elif settings.max_group_share < 1:
         raise InvalidOptionError(
             f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
@@ -282,6 +283,17 @@ def _is_enough(groups: Tensor | None, settings: FitSettings, rows: Tensor) -> bo
         return True
     counts = groups[rows].unique(return_counts=True)[1]
     return float(counts.max() / counts.sum()) <= settings.max_group_share
+
+
+def _check_company(groups: Tensor, settings: FitSettings) -> None:
+    """Refuse fewer groups than ``min_members``: even a label's only vector is made of its rows."""
+    count = len(groups.unique())
+    if count < settings.min_members:
+        raise InvalidTensorError(
+            f"calibration queries must be of {settings.min_members} groups or more, the members of "
+            f"the smallest cell, but are of {count}. Pass queries of more groups, or lower "
+            "min_members."
+        )
 
 
 def _check_calibration(
