@@ -12,10 +12,12 @@ from torch import nn
 import oneway
 from invoking import invoke
 from oneway.auditing import AuditRecord, MembershipSettings, StealingSettings
-from oneway.auditing.membership import members_in_table
-from oneway.auditing.references import halves, own_architecture
+from oneway.auditing.membership import SAME, MembershipAudit, members_in_table
+from oneway.auditing.references import Candidates, halves, own_architecture
 from oneway.defenses import build_defense, candidate_releases
+from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
+from oneway.evaluation import ReleaseSpec, Store
 from oneway.interface import AuditResult
 from oneway.interface.codebooks import enough
 from oneway.report.threats import closed_gaps
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 ROWS, CLASSES = 60, 3
+CONFIDENCE = "true-label-confidence"
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,42 @@ def test_nothing_is_claimed_of_weak_attackers_or_where_a_control_failed(result):
         assert changed.gap is None
         assert changed.gaps == {"membership": None}
         assert "G_mem must be at least -5, but nothing can be claimed." in changed.missed(-5)
+
+
+def asked_again(data, model, folder, guard):
+    """Attack a guard without reference models: that takes milliseconds."""
+    parts = ((images.float() / 255, labels) for images, labels in data.values())
+    attacks = ("label-gap", CONFIDENCE)
+    settings = MembershipSettings(references=0, copies=0, controls=False, attacks=attacks)
+    audit = MembershipAudit(TorchTarget(model), Candidates.of(*parts), settings, Store(folder))
+    return audit.measured(ReleaseSpec("noise", "gaussian-noise"), guard, own_copies=False)
+
+
+class OneByOne(GaussianNoise):
+    """Noise of a defense that has one answer to a call."""
+
+    draws = None
+
+
+def test_random_answers_are_averaged_as_by_whoever_asks_again(data, model, tmp_path):
+    # As much noise as clean scores lead by twice over.
+    noise = {"standard_deviation": 6.0}
+    found = {
+        count: asked_again(data, model, tmp_path, kind(**noise, generator=torch.Generator()))
+        for count, kind in ((10, OneByOne), (100, GaussianNoise))
+    }
+    clean = found[10].gaps()["area"].clean.estimate
+    read = [
+        next(float(each.measures.area[0]) for each in ladder if each.attack == CONFIDENCE)
+        for ladder in (each.ladders["release"][SAME] for each in found.values())
+    ]
+    # By a single answer the area is .65.
+    assert 0.75 < read[0] < read[1] < clean
+    for count, each in found.items():
+        assert each.notes[-1].endswith(f"read the mean of {count} answers to each query.")
+        # Users get one answer, whatever an attacker makes of many.
+        assert each.l1 > 0.9
+    assert not asked_again(data, model, tmp_path, build_defense("none", {}, None)).notes
 
 
 def test_a_record_is_read_back_as_it_was_written(result, tmp_path):

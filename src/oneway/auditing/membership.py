@@ -1,5 +1,6 @@
 """Audit a release for membership inference: a ladder of attackers, baselines, G and a verdict."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from oneway.attacks.averaging import mean_answer
 from oneway.attacks.membership import MEMBERSHIP_ATTACKS
 from oneway.auditing.deadline import Deadline
 from oneway.auditing.references import (
@@ -21,7 +23,13 @@ from oneway.auditing.references import (
     reference_loss,
 )
 from oneway.checks import check_count
-from oneway.contracts import Defense, MembershipKnowledge, Target, TrainingData
+from oneway.contracts import (
+    Defense,
+    MembershipKnowledge,
+    RepeatableDefense,
+    Target,
+    TrainingData,
+)
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses import (
     build_defense,
@@ -61,6 +69,13 @@ PLANTED_NATS = 2.0
 
 LOOSE = 0.02
 """Loss in nats beyond twice the model's from which reference models fit loosely."""
+
+REPEATS, SLOW_REPEATS = 100, 10
+"""Answers to each query that attackers of a random release average; fewer of a defense that draws
+them one by one."""
+
+ROWS = 512
+"""Queries that are repeated at once."""
 
 REFERENCES_SHARE = 0.6
 """Largest share of the run time that reference models are trained."""
@@ -523,6 +538,13 @@ class MembershipAudit:
         attacked = self.release(defense)
         graded = {SAME: self._grade(self.knowledge(attacked), floor)}
         notes = [*self.notes, *members_in_table(defense, self.rows.inputs[self.rows.members])]
+        once = attacked.target
+        if not defense.deterministic:
+            once = self._behind(defense, self.target, repeats=1)
+            notes.append(
+                f"Answers are random: attackers read the mean of {_repeats(defense)} answers to "
+                "each query."
+            )
         copies = None
         try:
             if own_copies and needs_state(spec.defense) and self.deadline.left() < 0:
@@ -537,7 +559,7 @@ class MembershipAudit:
             graded[OWN] = self._grade(self.knowledge(self.release(defense, copies)), floor)
         logits = self.target.candidates[:, 0]
         clean = guarded_release(Identity(), logits).confidences.double().cpu()
-        shown = attacked.target.candidates[:, 0]
+        shown = once.candidates[:, 0]
         right = shown.argmax(-1) == self.rows.labels.cpu()
         sides = (self.rows.members, ~self.rows.members)
         return MeasuredRelease(
@@ -626,13 +648,31 @@ class MembershipAudit:
         pairs = zip(self.references, self.reference_members, strict=True)
         return _Released(led(self.target, self.rows.members), [led(*pair) for pair in pairs], SAME)
 
-    def _behind(self, defense: Defense, answers: Answers) -> Answers:
-        """Return the released confidences of all queries, on the CPU."""
+    def _behind(self, defense: Defense, answers: Answers, repeats: int | None = None) -> Answers:
+        """Return the released confidences of all queries, on the CPU.
+
+        Args:
+            defense: The defense.
+            answers: Clean scores.
+            repeats: Answers to each query, of which the mean counts; None: as many as an attacker
+                asks for, who averages noise away.
+        """
+        count = _repeats(defense) if repeats is None else repeats
 
         def released(logits: Tensor, inputs: Tensor) -> Tensor:
             shown = inputs.flatten(0, 1) if defense.requires_input else None
-            answer = guarded_release(defense, logits.flatten(0, 1), shown)
-            return answer.confidences.view(logits.shape).double().cpu()
+            rows = logits.flatten(0, 1)
+            if count == 1:
+                answer = guarded_release(defense, rows, shown).confidences
+            else:
+                images = itertools.repeat(None) if shown is None else shown.split(ROWS)
+                answer = torch.cat(
+                    [
+                        mean_answer(guarded_release(defense, *part, repeats=count).confidences)
+                        for part in zip(rows.split(ROWS), images, strict=False)
+                    ]
+                )
+            return answer.view(logits.shape).double().cpu()
 
         return Answers(
             answers.module,
@@ -695,6 +735,13 @@ class MembershipAudit:
         return total_variation(
             cells, self.rows.labels.cpu(), self.rows.members, generator=generator
         )
+
+
+def _repeats(defense: Defense) -> int:
+    """Return how many answers to each query an attacker averages."""
+    if defense.deterministic:
+        return 1
+    return REPEATS if isinstance(defense, RepeatableDefense) else SLOW_REPEATS
 
 
 def _stacked(rows: Sequence[Tensor], like: Tensor) -> Tensor:
