@@ -74,8 +74,8 @@ REPEATS, SLOW_REPEATS = 100, 10
 """Answers to each query that attackers of a random release average; fewer of a defense that draws
 them one by one."""
 
-ROWS = 512
-"""Queries that are repeated at once."""
+NUMBERS_AT_ONCE = 2**22
+"""Confidences that are answered at once where queries are repeated."""
 
 REFERENCES_SHARE = 0.6
 """Largest share of the run time that reference models are trained."""
@@ -665,11 +665,12 @@ class MembershipAudit:
             if count == 1:
                 answer = guarded_release(defense, rows, shown).confidences
             else:
-                images = itertools.repeat(None) if shown is None else shown.split(ROWS)
+                at_once = max(1, NUMBERS_AT_ONCE // (count * rows.shape[-1]))
+                images = itertools.repeat(None) if shown is None else shown.split(at_once)
                 answer = torch.cat(
                     [
                         mean_answer(guarded_release(defense, *part, repeats=count).confidences)
-                        for part in zip(rows.split(ROWS), images, strict=False)
+                        for part in zip(rows.split(at_once), images, strict=False)
                     ]
                 )
             return answer.view(logits.shape).double().cpu()
