@@ -179,7 +179,7 @@ def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, s
     page.wait_for_selector(EXACT)
     note = page.locator("#retrained-note")
     assert note.inner_text() == "retrained for exactly this setting"
-    assert " 119 % of" in page.locator("#verdict-text").inner_text()
+    assert " 119\xa0% of" in page.locator("#verdict-text").inner_text()
     assert len(page.locator("#numbers tr").all_inner_texts()) == 3
     label = f"{session.baseline_errors['label']:.4f}"[1:]
     assert label in page.locator("#numbers-note").inner_text()
@@ -207,6 +207,51 @@ def test_where_the_attack_failed_no_number_stands_in_the_place_of_g(open_page):
     page = open_page("defense=codebook")
     page.locator("#verdict-note", has_text=f"G: {CLOSED_GAPS['codebook']};").wait_for()
     assert page.locator("#mark").is_visible()
+
+
+INKED = """canvas => {
+  const empty = document.createElement("canvas");
+  [empty.width, empty.height] = [canvas.width, canvas.height];
+  return canvas.toDataURL() !== empty.toDataURL();
+}"""
+"""Whether something is drawn on a canvas."""
+
+
+def test_nothing_is_shown_of_a_cleared_drawing_and_the_same_digit_can_be_picked_again(open_page):
+    page = open_page("view=all&sample=6")
+    page.wait_for_selector(SHOWN)
+    shown = page.locator("#pad, #as-sent, #all canvas")
+    assert all(canvas.evaluate(INKED) for canvas in shown.all())
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_selector(SHOWN)
+    assert not any(canvas.evaluate(INKED) for canvas in shown.all())
+    page.get_by_label("A clear 6").check()
+    page.wait_for_selector(SHOWN)
+    assert all(canvas.evaluate(INKED) for canvas in shown.all())
+
+
+def test_what_went_wrong_is_in_sight_wherever_a_reader_is(browser, address):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.set_default_timeout(1000 * PATIENCE)
+    page.goto(f"{address}/#view=all&sample=6")
+    page.wait_for_selector(EXACT)
+    page.route("**/api/**", lambda route: route.abort())
+    page.get_by_label("A clear 3").check()
+    page.locator("#trouble", has_text="The server does not answer").wait_for()
+    assert page.evaluate("scrollY") > 0
+    assert page.locator("#trouble").bounding_box()["y"] >= 0
+    page.close()
+
+
+@pytest.mark.parametrize("view", ["one", "all"])
+def test_the_tab_key_goes_down_a_narrow_page(open_page, view):
+    page = open_page(f"view={view}", 390, 844)
+    page.wait_for_selector(SHOWN)
+    tops = page.locator("#ready > :is(section, div):visible").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().top)"
+    )
+    assert len(tops) >= 3
+    assert tops == sorted(tops)
 
 
 def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, session):
@@ -239,7 +284,7 @@ def test_all_defenses_are_compared_side_by_side(open_page):
         assert "retrained for exactly this setting" in row.inner_text()
         share = row.locator(".share").inner_text()
         gap = CLOSED_GAPS[defense]
-        assert share == (FAILED if gap >= 1 else f"{max(0, round(100 * (1 - gap)))} %")
+        assert share == (FAILED if gap >= 1 else f"{max(0, round(100 * (1 - gap)))}\xa0%")
     assert place_of(page)["view"] == "all"
     page.reload()
     page.wait_for_selector(EXACT)

@@ -239,13 +239,18 @@ function show(answers, all) {
 }
 
 function showNothing() {
-  at("as-sent").getContext("2d").clearRect(0, 0, 32, 32);
+  // The next query, even the last one again, is shown anew.
+  compared = "";
   at("label").textContent = "…";
-  for (const canvas of document.querySelectorAll(".guesses canvas")) {
+  for (const canvas of document.querySelectorAll("#as-sent, .guesses canvas, #all canvas")) {
     canvas.getContext("2d").clearRect(0, 0, 32, 32);
   }
-  for (const error of document.querySelectorAll(".guesses .error")) {
+  for (const error of document.querySelectorAll(".error")) {
     error.textContent = "";
+  }
+  for (const strip of document.querySelectorAll(".strip")) {
+    strip.setAttribute("aria-label", "No scores yet");
+    strip.querySelectorAll("span").forEach((bar) => { bar.style.height = "0"; });
   }
   showBars(Array(10).fill(0), Array(10).fill(0), -1);
   at("l1").textContent = "…";

@@ -57,11 +57,11 @@ export function shareOf(finding) {
 }
 
 export function shareText(finding) {
-  const share = `${Math.max(0, shareOf(finding))} %`;
+  const share = Math.max(0, shareOf(finding));
   if (!finding.final) {
-    return `≥ ${share}`;
+    return share > 0 ? `≥ ${share}\u00a0%` : "…";
   }
-  return finding.attack_failed ? FAILED : share;
+  return finding.attack_failed ? FAILED : `${share}\u00a0%`;
 }
 
 export function verdictText(finding) {
@@ -74,17 +74,17 @@ export function verdictText(finding) {
   const share = shareOf(finding);
   if (!finding.final) {
     return share > 0
-      ? `At this setting the scores give back at least ${share} % of what clean scores give away. An attacker for exactly this setting is in training…`
+      ? `At this setting the scores give back at least ${share}\u00a0% of what clean scores give away. An attacker for exactly this setting is in training…`
       : "The attackers that are there already get no more than the label out of this. One for exactly this setting is in training…";
   }
   if (finding.attack_failed) {
     return "At this setting the attack failed: no trained attacker gets more out of the scores than the label alone. A stronger one might.";
   }
   if (share <= 0) {
-    return "At this setting the scores give back less than 1 % of what clean scores give away beyond the label.";
+    return "At this setting the scores give back less than 1\u00a0% of what clean scores give away beyond the label.";
   }
   if (share > 100) {
-    return `At this setting the scores give back ${share} % of what clean scores give away: more than without a defense.`;
+    return `At this setting the scores give back ${share}\u00a0% of what clean scores give away: more than without a defense.`;
   }
-  return `At this setting the scores give back ${share} % of what clean scores give away beyond the label.`;
+  return `At this setting the scores give back ${share}\u00a0% of what clean scores give away beyond the label.`;
 }
