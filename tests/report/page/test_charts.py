@@ -14,16 +14,18 @@ from oneway.benchmark import summarise
 from oneway.evaluation.records import read_records
 from oneway.report.page.charts import (
     CHARACTER,
+    MOST_ON_LINE,
     ROOM,
     SHARE,
     Legend,
     Level,
     Place,
     Point,
+    change_axis,
     line_chart,
     reliability_chart,
 )
-from oneway.report.page.comparisons import gap_chart
+from oneway.report.page.comparisons import baselines_chart, gap_chart
 from oneway.report.page.experiments import frontier_charts
 from oneway.report.page.labels import Box
 from oneway.report.page.render import write_charts
@@ -114,6 +116,26 @@ def test_a_name_is_not_cut_at_the_left_edge_of_a_phone(length, least):
     name = next(one.attributes for one in page.every("text") if one.has("level-name"))
     if name.get("text-anchor") == "end":
         assert percent(name["x"]) >= CHARACTER * length
+
+
+@pytest.mark.parametrize("length", [1, MOST_ON_LINE, MOST_ON_LINE + 1, 400])
+def test_a_long_name_leaves_room_for_its_number_and_is_whole_in_the_table(length):
+    name = "n" * length
+    page = line_of([("clean", 0.1), ("label", 0.2)], [Place(name, 0.15, "0.1500")])
+    (shown,) = (text for one in page.every("text") if (text := one.text()).startswith("n"))
+    assert len(shown) <= MOST_ON_LINE
+    assert (shown == name) == (length <= MOST_ON_LINE)
+    chart = baselines_chart("x", "t", (0.1, 0.2, 0.3), [Place(name, 0.15, "0.1500")], "release")
+    assert [f"release: {name}", "0.1500"] in chart.numbers.cells()
+
+
+@given(st.floats(1e-3, 1e6))
+def test_a_logarithmic_axis_has_two_numbers_beside_zero_and_none_beyond_its_end(most):
+    axis = change_axis("x", [Point("a", most, 0.5)], 900, linear_below=1e-3, spare=0.05)
+    assert list(axis.ticks) == sorted(set(axis.ticks))
+    assert axis.ticks[-1] <= most * (1 + 1e-9)
+    if most >= 2e-3:
+        assert len(axis.ticks) >= 3
 
 
 def test_the_band_reaches_from_one_floor_to_the_other():

@@ -117,6 +117,34 @@ def test_the_first_sheet_of_a_printed_audit_holds_what_is_to_be_filed(browser, a
     page.close()
 
 
+CUT = """all => all.filter(text => {
+  const frame = text.closest(".scroll, figure").getBoundingClientRect();
+  const box = text.getBoundingClientRect();
+  return box.top < frame.top || box.bottom > frame.bottom;
+}).map(text => text.textContent)"""
+"""Texts that reach above or below the frame that scrolls them, which cuts them off."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_of_a_chart_is_cut(opened, kind):
+    page = opened(kind)
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.locator("svg.chart text").evaluate_all(CUT) == []
+
+
+def test_the_first_column_of_a_table_stays_while_the_others_scroll(opened):
+    page = opened("experiments")
+    page.set_viewport_size({"width": 390, "height": 900})
+    table = page.locator(".scroll.wide").first
+    table.evaluate("e => e.scrollTo(200, 0)")
+    assert table.evaluate("e => e.scrollLeft") > 100
+    for head in ("thead th", "tbody tr:last-child th"):
+        distance = f"""e => e.querySelector("{head}").getBoundingClientRect().left
+            - e.getBoundingClientRect().left"""
+        assert abs(table.evaluate(distance)) <= 1
+
+
 def lightness(page, selector, what):
     told = page.locator(selector).first.evaluate(f"e => getComputedStyle(e).{what}")
     return sum(map(int, re.findall(r"\d+", told)[:3])) / 3

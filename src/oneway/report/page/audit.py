@@ -401,11 +401,11 @@ def _strips(
 
 
 def _frontier(record: InversionRecord) -> list[Section]:
-    """Return the release on a plane; nothing for a model without a defense."""
-    if record.defense == "none":
-        return []
+    """Return the release on a plane; nothing without a defense, or without a claim about G."""
     moved = record.utility["l1_mean"]
     whole, tail = audit.closed_gap(record), audit.closed_gap_least_confident(record)
+    if record.defense == "none" or whole.claimed is tail.claimed is None:
+        return []
     points = [Point("undefended", 0.0, 0.0, label="undefended")]
     points += [
         Point(
@@ -427,11 +427,15 @@ def _frontier(record: InversionRecord) -> list[Section]:
         "How much of the gap is closed, against how far probabilities move",
         points,
         ("mean L1 distance of probabilities", "closed gap G"),
-        legend=(
-            Legend("disc", "strong", "all queries"),
-            Legend("diamond", "strong", "the least confident 5 %"),
-            Legend("ring", "plain", "no defense"),
-        ),
+        legend=[
+            legend
+            for legend in (
+                Legend("disc", "strong", "all queries"),
+                Legend("diamond", "strong", "the least confident 5 %"),
+                Legend("ring", "plain", "no defense"),
+            )
+            if legend.shape in {point.shape for point in points}
+        ],
         size=(440, 320),
         spare=0.25,
     )

@@ -44,8 +44,8 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 16, 18, 52
 MARK = 7.0
 """Half the width of a mark."""
 
-MOST_LETTERS = 48
-"""Most letters of a label on a plane."""
+MOST_LETTERS, MOST_ON_LINE = 48, 34
+"""Most letters of a label on a plane, and of a name on a line, which a number follows."""
 
 SHAPES = {
     "disc": Markup('<circle r="5.5"/>'),
@@ -239,10 +239,16 @@ def line_chart(
         y = top + step * (order + 1) - lift
         parts += _on_line(place, at, y, beyond=place.value > limit)
         weight = "strong" if place.strongest else "plain"
-        for text, x, anchor in ((place.label, 0, None), (place.text, 100, "end")):
+        label = _shortened(place.label, MOST_ON_LINE)
+        for text, x, anchor in ((label, 0, None), (place.text, 100, "end")):
             spot = {"x": f"{x}%", "y": y - lift, "text_anchor": anchor}
             parts.append(element("text", text, kind=weight + size, **spot))
     return Chart(name, title, description, Markup("\n").join(parts), (0, height), numbers)
+
+
+def _shortened(text: str, most: int) -> str:
+    """Return a text of at most so many letters; the numbers of a chart have the whole text."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _line_scale(
@@ -305,9 +311,19 @@ def change_axis(
             return LINEAR * value / linear_below
         return LINEAR + math.log10(value / linear_below)
 
-    powers = range(round(math.log10(linear_below)), math.floor(math.log10(most)) + 1)
-    ticks = [0.0, *(10.0**power for power in powers)] if most > linear_below else _ticks(most)
+    ticks = [0.0, *_log_ticks(linear_below, most)] if most > linear_below else _ticks(most)
     return Axis(label, ticks, lambda value: span(length(value) / length(most) / (1 + spare)))
+
+
+def _log_ticks(least: float, most: float) -> list[float]:
+    """Return powers of ten within a range that begins with one; if they are few, 2 and 5 of each.
+
+    A single number would not say that an axis is logarithmic.
+    """
+    powers = range(round(math.log10(least)), math.floor(math.log10(most)) + 1)
+    steps = (1, 2, 5) if len(powers) < 3 else (1,)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return [tick for tick in ticks if tick <= most]
 
 
 def gap_axis(label: str, lowest: float, height: int) -> Axis:
@@ -396,9 +412,7 @@ def _labels(
     labelled = []
     for point, (x, y) in zip(points, centers, strict=True):
         text = f"{point.label}: {point.up:.1f}" if point.up < lowest else point.label
-        if len(text) > MOST_LETTERS:
-            text = f"{text[: MOST_LETTERS - 1]}…"
-        labelled.append(Labelled(text, x, y, point.on))
+        labelled.append(Labelled(_shortened(text, MOST_LETTERS), x, y, point.on))
     frame = Box(LEFT, 2, width, up.at(lowest) + 2 * MARK)
     parts = []
     spots = place_labels(labelled, [*marks, *taken], frame, [*whiskers, *lines])
@@ -424,12 +438,12 @@ def _grid(axes: tuple[Axis, Axis], size: tuple[int, int]) -> list[Markup]:
         y = up.at(value)
         parts.append(element("line", kind="grid", x1=LEFT, x2=right, y1=y, y2=y))
         spot = {"x": LEFT - 8, "y": y + 4, "text_anchor": "end"}
-        parts.append(element("text", f"{value:g}", kind="tick", **spot))
+        parts.append(element("text", f"{value:,.10g}", kind="tick", **spot))
     for value in across.ticks:
         x = across.at(value)
         parts.append(element("line", kind="grid", x1=x, x2=x, y1=TOP, y2=floor))
         spot = {"x": x, "y": floor + 18, "text_anchor": "middle"}
-        parts.append(element("text", f"{value:g}", kind="tick", **spot))
+        parts.append(element("text", f"{value:,.10g}", kind="tick", **spot))
     corner = {"x": right, "y": height - 10, "text_anchor": "end"}
     parts.append(element("text", across.label, kind="axis", **corner))
     return [*parts, element("text", up.label, kind="axis", x=0, y=8)]

@@ -8,6 +8,7 @@ from oneway.auditing import GroupLeakage, InversionRecord
 from oneway.auditing.groups import FEWEST_QUERIES
 from oneway.report.page.blocks import Block, Grid, Prose, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
+from oneway.report.page.identification import percent
 from oneway.report.table import Column, Listing
 
 MOST_ROWS = 20
@@ -30,10 +31,10 @@ COLUMNS = {
     "error": Column(attrgetter("error"), ".4f"),
     "from the label alone": Column(attrgetter("label_error"), ".4f"),
     "from clean scores": Column(attrgetter("clean_error"), ".4f"),
-    "taken off": Column(attrgetter("reduction.estimate"), ".1%"),
-    "low": Column(attrgetter("reduction.low"), ".1%"),
-    "high": Column(attrgetter("reduction.high"), ".1%"),
-    "re-identified": Column(attrgetter("reidentified"), ".1%"),
+    "taken off": Column(attrgetter("reduction.estimate"), percent),
+    "low": Column(attrgetter("reduction.low"), percent),
+    "high": Column(attrgetter("reduction.high"), percent),
+    "re-identified": Column(attrgetter("reidentified"), percent),
 }
 """Columns of a table of groups."""
 
@@ -84,7 +85,7 @@ def _chart(name: str, title: str, record: InversionRecord, groups: Sequence[Grou
         Place(
             group.name,
             group.reduction.estimate,
-            f"{100 * group.reduction.estimate:.1f} %",
+            percent(group.reduction.estimate),
             place == 0,
             group.reduction.low,
             group.reduction.high,
@@ -93,13 +94,13 @@ def _chart(name: str, title: str, record: InversionRecord, groups: Sequence[Grou
     ]
     levels = (
         Level("no more than the label", 0.0, "no more than the label: 0 %"),
-        Level("all queries", overall, f"all queries: {100 * overall:.1f} %"),
+        Level("all queries", overall, f"all queries: {percent(overall)}"),
     )
     columns = {
         "group": Column(attrgetter("label")),
         "taken off": Column(attrgetter("text")),
-        "low": Column(attrgetter("low"), ".1%"),
-        "high": Column(attrgetter("high"), ".1%"),
+        "low": Column(attrgetter("low"), percent),
+        "high": Column(attrgetter("high"), percent),
     }
     return line_chart(
         name,
