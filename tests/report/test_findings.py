@@ -91,7 +91,7 @@ def test_releases_are_ranked_by_the_gap_they_close():
         record_of("paper, step 0.4", gap=None),
     )
     assert (
-        "By closed gap: hardened 0.75 (98.1 % accuracy, L1 0.346), "
+        "By closed gap: hardened 0.75 (98.1 % accuracy, L1 0.346); "
         f"{PAPER} 0.25 (50.0 % accuracy, L1 0.346)." in text
     )
     names = [f"defense {place}" for place in range(8)]

@@ -1,5 +1,7 @@
 """The frontier holds exactly the releases that no other beats."""
 
+import dataclasses
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,3 +46,9 @@ def test_releases_without_a_gap_or_such_a_distortion_are_left_out():
     first, second = frontier_lines(releases)
     assert "b (0.50 at 0.2)" in first
     assert "c (0.40 at 2)" in second
+
+
+def test_releases_on_which_the_attack_failed_are_named_since_no_chart_shows_them():
+    none, hidden = release("none", 0.0, 0.0), release("b, 2", None, 0.2)
+    hidden = dataclasses.replace(hidden, failed=frozenset({"closed_gap"}))
+    assert frontier_lines([none, hidden])[-1].endswith("the attack failed: b, 2.")

@@ -17,6 +17,7 @@ from oneway.report.sentences import (
     bound_text,
     environment_facts,
     gap_number,
+    seeds_text,
     trained_out,
 )
 from oneway.report.table import Column, Listing
@@ -280,7 +281,7 @@ def raised_flags(summaries: Sequence[Summary]) -> list[RaisedFlag]:
     raised: dict[Flag, list[str]] = {}
     for summary in summaries:
         for flag, count in summary.flags.items():
-            release = f"{summary.release} ({count} of {len(summary.seeds)} seeds)"
+            release = f"{summary.release} ({count} of {seeds_text([len(summary.seeds)])})"
             raised.setdefault(flag, []).append(release)
     return [RaisedFlag(flag.name, flag.detail, releases) for flag, releases in raised.items()]
 

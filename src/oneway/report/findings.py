@@ -23,6 +23,7 @@ from oneway.report.sentences import (
     failure_sentence,
     flag_line,
     seeds_notice,
+    seeds_text,
 )
 
 NOISE = "adversarial-noise"
@@ -72,13 +73,13 @@ def report_lines(summaries: Sequence[Summary]) -> list[str]:
 
 
 def overview(groups: Mapping[str, Sequence[Summary]]) -> str:
-    """Return which release hides most in each of several experiments, by their names."""
+    """Return which release hides most in each of several experiments, each on a line."""
     parts = []
     for name, summaries in groups.items():
         if _defended(summaries):
             best = strongest_release(summaries)
             parts.append(f"{name}: “{best.release}” ({gap_words(best)})")
-    return f"What hides most, by experiment: {'; '.join(parts)}." if parts else NO_GAP
+    return "\n".join(["What hides most, by experiment:", *parts]) if parts else NO_GAP
 
 
 def strongest_release(summaries: Sequence[Summary]) -> Summary:
@@ -152,7 +153,7 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
         key=lambda s: -_claimed(s),
     )
     if ranked:
-        order = ", ".join(
+        order = "; ".join(
             f"{s.release} {gap_label(s)} "
             f"({100 * s.values['accuracy'].mean:.1f} % accuracy, "
             f"L1 {s.values['l1_mean'].mean:.3f})"
@@ -170,12 +171,12 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
         )
     )
     lines += [flag_line(flag.name, flag.text()) for flag in raised_flags(summaries)]
-    return [*lines, _limit(first.record, min(len(summary.seeds) for summary in summaries))]
+    return [*lines, _limit(first.record, [len(summary.seeds) for summary in summaries])]
 
 
-def _limit(record: ReleaseRecord, seeds: int) -> str:
+def _limit(record: ReleaseRecord, seeds: Sequence[int]) -> str:
     return (
-        f"{seeds} seed{'s' if seeds > 1 else ''} of splits, target, defense and attackers. "
+        f"{seeds_text(seeds)} of splits, target, defense and attackers. "
         f"Decoders were trained on up to {record.auxiliary} queried images; a stronger attacker "
         f"may exist. {LABEL_LEAKS}"
     )

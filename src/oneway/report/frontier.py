@@ -55,13 +55,16 @@ def gap_label(summary: Summary, gap: str = "closed_gap") -> str:
 
 
 def frontier_lines(summaries: Sequence[Summary]) -> list[str]:
-    """Return a sentence for each frontier, with the releases on it."""
+    """Return a sentence for each frontier, with the releases on it; then the releases without G."""
     lines = []
     for (name, title), (gap, letter) in product(AXES.items(), GAPS.items()):
-        places = ", ".join(
+        places = "; ".join(
             f"{s.release} ({gap_label(s, gap)} at {s.values[name].mean:.3g})"
             for s in frontier(summaries, name, gap)
         )
         if places:
             lines.append(f"On the frontier of {letter} against {title}: {places}.")
+    failed = [s.release for s in summaries if "closed_gap" in s.failed and s.claimed() is None]
+    if lines and failed:
+        lines.append(f"Without a G to compare, since the attack failed: {'; '.join(failed)}.")
     return lines

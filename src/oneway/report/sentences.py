@@ -123,6 +123,12 @@ def flag_line(name: str, detail: str) -> str:
     return f"flag {name}: {detail} [docs/flags/{name}.md]"
 
 
+def seeds_text(counts: Sequence[int]) -> str:
+    """Return one or several numbers of seeds, such as ``1 seed`` or ``1 to 3 seeds``."""
+    least, most = min(counts), max(counts)
+    return f"{least if least == most else f'{least} to {most}'} seed{'s' if most > 1 else ''}"
+
+
 def seeds_notice(count: int, releases: Sequence[str] = ()) -> str:
     """Return the warning that a result has too few seeds.
 

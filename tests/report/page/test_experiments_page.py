@@ -172,7 +172,11 @@ def test_flags_of_records_are_explained_with_their_releases():
     records = [
         record_of(seed=seed, flags=(Flag("labels-changed", f"3 {detail}"),)) for seed in range(3)
     ]
-    (section,) = page_of(records).every("section", id="flag-labels-changed")
+    page = page_of(records)
+    (said,) = [one for one in page.every("li") if f"flag labels-changed: {detail}" in one.text()]
+    assert [link.attributes["href"] for link in said.every("a")] == ["#flag-labels-changed"]
+    assert "docs/" not in said.text()
+    (section,) = page.every("section", id="flag-labels-changed")
     assert f"{detail}: none (3 of 3 seeds)" in section.text()
 
 

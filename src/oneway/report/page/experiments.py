@@ -1,7 +1,6 @@
 """Experiments for readers: one page, as HTML or Markdown, and the chart of a frontier."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
@@ -32,7 +31,7 @@ from oneway.report.page.charts import (
 )
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
 from oneway.report.page.pictures import Gallery, PictureRow, Pictures, picture_row, shown_size
-from oneway.report.page.render import render_markdown
+from oneway.report.page.render import FLAG, render_markdown
 from oneway.report.table import Column, Listing
 
 FindGallery = Callable[[ReleaseRecord], Gallery | None]
@@ -131,10 +130,7 @@ def results_page(
         address = (images or {}).get((experiment, preset))
         shown = {"e-frontier": f"![G against distortion]({address})"} if address else {}
         parts.append(render_markdown(sections, level=3, images=shown))
-    # A terminal shows the path of a flag's page; this page links to it.
-    return re.sub(
-        r"flag ([\w-]+): (.*) \[docs/(flags/\1\.md)\]", r"flag [\1](\3): \2", "\n".join(parts)
-    )
+    return FLAG.sub(r"flag [\1](flags/\1.md): \2", "\n".join(parts))
 
 
 def frontier_charts(summaries: Sequence[Summary], prefix: str = "e") -> list[Chart]:

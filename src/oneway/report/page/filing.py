@@ -71,12 +71,12 @@ def identity_facts(record: AuditRecord) -> list[tuple[str, str]]:
         ("Command", record.command or "not recorded: started from Python, or an older record"),
     ]
     if inversion is not None:
-        seeds = ", ".join(map(str, inversion.seeds))
+        seeds = f"seed{'s' * (len(inversion.seeds) > 1)} {', '.join(map(str, inversion.seeds))}"
         unknown = "none: the guard was not given as it serves"
         facts[-1:-1] = [("Guard version", inversion.guard_version or unknown)]
         facts += [
             ("Classes", _classes(inversion)),
-            ("Seeds and controls", f"seeds {seeds}; {_controls(inversion)}"),
+            ("Seeds and controls", f"{seeds}; {_controls(inversion)}"),
         ]
     if len(record.threats) > 1:
         minutes = (f"{name} {seconds / 60:.1f}" for name, seconds in record.seconds.items())
@@ -96,8 +96,10 @@ def _classes(record: InversionRecord) -> str:
 def _controls(record: InversionRecord) -> str:
     if not record.controls:
         return "no controls were run"
-    passed = sum(control.passed is True for control in record.controls.values())
-    return f"{passed} of {len(record.controls)} controls passed"
+    results = [control.passed for control in record.controls.values()]
+    unknown = results.count(None)
+    more = f", {unknown} inconclusive" if unknown else ""
+    return f"{results.count(True)} of {len(results)} controls passed{more}"
 
 
 def requirements(whole: AuditRecord, record: InversionRecord) -> list[Requirement]:
@@ -167,8 +169,14 @@ def _gap(record: InversionRecord) -> str:
     gap = audit.closed_gap(record)
     if gap.value is None:
         return "no gap G was there to close."
+    if gap.failed:
+        return (
+            f"G {gap.text()}."
+            if gap.claimed is not None
+            else "the attack failed, and G is not measured."
+        )
     sure = f" ({gap.interval()})" if gap.bounded else ""
-    return f"G = {gap.text()}{sure}." if not gap.failed else f"G {gap.text()}."
+    return f"G = {gap.text()}{sure}."
 
 
 def _inversion(record: InversionRecord) -> str:

@@ -14,10 +14,13 @@ from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Page, Prose, 
 from oneway.report.page.charts import WIDTH, Chart, element
 from oneway.report.table import Listing
 
+CODE = re.compile(r"`([^`]+)`")
+
 NUMBER = re.compile(r"$|-?[\d.]+\b|-$")
 """The start of a cell that holds a number, which is flush right."""
 
-CODE = re.compile(r"`([^`]+)`")
+FLAG = re.compile(r"flag ([\w-]+): (.*) \[docs/flags/\1\.md\]")
+"""A raised flag as a terminal shows it, with the path of its page; a page has its text."""
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 """An option of a command, which a browser would break after a dash."""
@@ -102,15 +105,16 @@ def _template() -> Template:
 
 
 def _tight(text: str) -> Markup:
-    """Keep a number together with its name, interval and unit, and options on one line."""
-    for loose in (" = ", " ± ", " %"):
+    """Keep a number together with its name, interval, unit and mark, and options on one line."""
+    for loose in (" = ", " ± ", " %", " †"):
         text = text.replace(loose, loose.replace(" ", "\N{NO-BREAK SPACE}"))
     return _whole(text)
 
 
 def _whole(text: str) -> Markup:
-    """Keep each option of a command on one line, and show text between backticks as code."""
+    """Keep options of commands on one line, show text in backticks as code, and link flags."""
     marked = OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text)))
+    marked = FLAG.sub(r'flag <a href="#flag-\1">\1</a>: \2', marked)
     return Markup(CODE.sub(r"<code>\1</code>", marked))  # noqa: S704  escaped above
 
 
