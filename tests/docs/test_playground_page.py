@@ -61,7 +61,10 @@ def test_links_lead_to_files():
 
 def test_latencies_are_those_of_the_records():
     lines = (ROOT / "results" / "bench-playground.jsonl").read_text(encoding="utf-8").splitlines()
-    pages = [record for record in map(json.loads, lines) if record["where"] == "page"]
+    first, *records = map(json.loads, lines)
+    assert (first["where"], first["changes"]) == ("first answer", 3)
+    assert PAGE.count(f"{first['most_ms'] / 1000:.1f} s") == 2
+    pages = [record for record in records if record["where"] == "page"]
     assert {(one["defense"], one["slider"]) for one in pages} == {
         (defense, slider) for defense, sliders in SLIDERS.items() for slider in sliders
     }
