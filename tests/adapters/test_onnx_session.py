@@ -62,16 +62,16 @@ def session():
 
 
 def guard(session, defense=None, **options):
-    told = {"output_name": "logits", "outputs": "logits", **options}
-    return GuardedSession(session, defense or Rounding(decimals=1), **told)
+    chosen = {"output_name": "logits", "outputs": "logits", **options}
+    return GuardedSession(session, defense or Rounding(decimals=1), **chosen)
 
 
 def test_protect_takes_the_output_that_is_named_or_the_only_one_that_can_hold_scores(session):
-    told = {"outputs": "logits", "decimals": 1}
+    chosen = {"outputs": "logits", "decimals": 1}
     with pytest.raises(InvalidOptionError, match="say which output of the session holds"):
-        oneway.protect(session, Rounding(decimals=1), **told)
+        oneway.protect(session, Rounding(decimals=1), **chosen)
     expected = guard(session, decimals=1).run(None, {"image": IMAGES})
-    named = oneway.protect(session, Rounding(decimals=1), output_name="logits", **told)
+    named = oneway.protect(session, Rounding(decimals=1), output_name="logits", **chosen)
 
     class LabelsAndLogits:
         """The same session, as skl2onnx and many exports have it: labels beside the scores."""
@@ -81,7 +81,7 @@ def test_protect_takes_the_output_that_is_named_or_the_only_one_that_can_hold_sc
         def get_outputs(self):
             return [each for each in session.get_outputs() if each.name in ("label", "logits")]
 
-    alone = oneway.protect(LabelsAndLogits(), Rounding(decimals=1), **told)
+    alone = oneway.protect(LabelsAndLogits(), Rounding(decimals=1), **chosen)
     for guarded in (named, alone):
         np.testing.assert_array_equal(guarded.run(None, {"image": IMAGES}), expected)
 

@@ -71,10 +71,10 @@ def test_a_model_and_a_folder_give_the_codebook_of_their_scores(place, model, tm
     ):
         if queries is None:
             made = ("one_model:build", place / "photos.npz", "--outputs", "logits")
-            told = invoke("score", *made, "--out", source[0])
-            assert told.exit_code == 0, told.output
+            result = invoke("score", *made, "--out", source[0])
+            assert result.exit_code == 0, result.output
         given = () if queries is None else ("--queries", queries)
-        told = invoke(
+        result = invoke(
             "codebook",
             *source,
             *given,
@@ -85,7 +85,7 @@ def test_a_model_and_a_folder_give_the_codebook_of_their_scores(place, model, tm
             "--seed",
             3,
         )
-        assert told.exit_code == 0, told.output
+        assert result.exit_code == 0, result.output
         loaded = oneway.load_guard(tmp_path / "g.safetensors")
         assert loaded.state.digest() == guard.state.digest()
         assert loaded.certificate == guard.certificate
@@ -186,11 +186,11 @@ def test_rows_of_a_table_are_known_again_in_another_table(model, tmp_path):
     assert oneway.certify(guard, model, values[600:], outputs="logits").held_out.answer == "yes"
     frame = pandas.DataFrame(values[200:600], columns=[f"c{place}" for place in range(16)])
     frame.to_csv(tmp_path / "rows.csv", index=False)
-    told = invoke(
+    result = invoke(
         *("score", "one_model:build", tmp_path / "rows.csv", "--outputs", "logits"),
         *("--out", tmp_path / "scores.npz"),
     )
-    assert told.exit_code == 0, told.output
+    assert result.exit_code == 0, result.output
     assert oneway.certify(guard, tmp_path / "scores.npz").held_out.answer == "no"
     labelled = {"attacker_data": values[50:350], "members": values[600:700]}
     labelled |= {"non_members": values[700:900]}

@@ -68,8 +68,8 @@ class Rows:
         notes: What was left out, cut or converted: sentences with counts.
         source: What messages call the data.
         encoding: From the rows of a table to numbers; None for images.
-        values: ``(N, F)`` float32, what tells rows of a table from those of another, which has
-            another encoding; None for images.
+        values: ``(N, F)`` float32, equal for equal rows of any two tables, whose encodings differ;
+            None for images.
         single: Whether they were an array of float32, as which functions get them, too.
     """
 

@@ -199,8 +199,8 @@ def protocol_of(settings: ServingSettings) -> type[_Connection]:
     """Return the class that speaks HTTP on the connections of one server.
 
     A connection is cut if a request's headers are more than 64 KiB, or are not there after
-    ``timeout_seconds``. It is also cut if its client reads nothing of an answer for so long, even
-    if the client goes on sending. Beyond ``max_connections``, a new connection replaces the one
-    that is idle longest, or whose client reads nothing.
+    ``timeout_seconds``. It is also cut if its client has read nothing of an answer for
+    ``timeout_seconds``, whatever the client sends meanwhile. Beyond ``max_connections``, a new
+    connection replaces the one that is idle longest, or whose client reads nothing.
     """
     return type("Connection", (_Connection,), {"settings": settings, "idle": {}})

@@ -125,7 +125,7 @@ async def open_upstream(
     inputs = {tensor.name: tensor for tensor in metadata.inputs}
     outputs = {tensor.name: tensor for tensor in metadata.outputs}
     guarded = choose_output(outputs, options.output_name, SERVER)
-    # KServe and MLServer declare nothing unless somebody tells them what to declare.
+    # By default KServe and MLServer declare neither inputs nor outputs.
     outputs = outputs or {guarded: TensorMetadata(guarded, "FP32", [-1, -1])}
     for name in options.passed:
         if name not in outputs:

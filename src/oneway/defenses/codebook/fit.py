@@ -132,7 +132,7 @@ def cut_calibration(
     _check_calibration(logits, settings, images, variants, rows)
     if groups is not None:
         check_groups(groups, len(logits))
-        _check_company(groups if rows is None else groups.cpu()[rows], settings)
+        _check_enough_groups(groups if rows is None else groups.cpu()[rows], settings)
     elif settings.max_group_share < 1:
         raise InvalidOptionError(
             f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
@@ -285,7 +285,7 @@ def _is_enough(groups: Tensor | None, settings: FitSettings, rows: Tensor) -> bo
     return float(counts.max() / counts.sum()) <= settings.max_group_share
 
 
-def _check_company(groups: Tensor, settings: FitSettings) -> None:
+def _check_enough_groups(groups: Tensor, settings: FitSettings) -> None:
     """Refuse fewer groups than ``min_members``: even a label's only vector is made of its rows."""
     count = len(groups.unique())
     if count < settings.min_members:
