@@ -12,6 +12,7 @@ from laws import looped
 from oneway.attacks import AdversarialTraining, Averaging, LabelOnly, Retrained, Static
 from oneway.attacks.averaging import ROWS as ROWS_AT_ONCE
 from oneway.attacks.averaging import mean_answer
+from oneway.attacks.kernel_ridge import REGRESSIONS, regress
 from oneway.contracts import AttackerKnowledge
 from oneway.errors import InvalidOptionError
 from oneway.releases import release
@@ -175,8 +176,9 @@ def random_observations(repeats=(3, 5), rows=ROWS):
 def test_averaging_trains_on_the_normalised_geometric_mean_of_each_count_of_answers():
     seen, notes = random_observations(), Notes()
     reconstructors = averaging(seen, notes)
-    assert list(reconstructors) == ["R = 3", "R = 5"]
-    assert [reconstructor.repeats for reconstructor in reconstructors.values()] == [3, 5]
+    regressions = [f"R = 5, {name}, {kernel}" for name, kernel in REGRESSIONS]
+    assert list(reconstructors) == ["R = 3", "R = 5", *regressions]
+    assert [each.repeats for each in reconstructors.values()] == [3, 5] + [5] * len(regressions)
     assert [count for _, count in seen.query.calls] == [3, 5]
     for (confidences, _, _), answers in zip(notes.got, seen.query.answers, strict=True):
         product = answers.numpy().astype(np.float64).prod(0) ** (1 / len(answers))
@@ -207,6 +209,17 @@ def test_averaging_answers_with_the_decoder_of_its_count_shown_the_mean():
         answers = Api(count)(torch.rand(QUERIES, 1, 2, 3), count)
         expected = level + mean_answer(answers)[:, :1]
         assert torch.equal(answer(reconstructors[f"R = {count}"], answers), expected)
+
+
+def test_averaging_reads_the_mean_of_the_most_answers_by_kernel_ridge_too():
+    seen = random_observations(repeats=(5, 3), rows=60)
+    reconstructors = averaging(seen, Notes())
+    means = mean_answer(seen.query.answers[-1])  # its own rows, five answers each
+    expected = regress(means, seen.images, seen.held_out)
+    asked = Api(7)(torch.rand(QUERIES, 1, 2, 3), 5)
+    for name, regression in expected.items():
+        made = answer(reconstructors[f"R = 5, {name}"], asked)
+        torch.testing.assert_close(made, regression(mean_answer(asked)))
 
 
 @looped(

@@ -114,7 +114,7 @@ def test_kernel_ridge_solves_the_normal_equations_of_its_choice():
     knowledge = smooth(0, rows=80)
     kept, labels = ~knowledge.held_out, knowledge.released.argmax(-1)
     made = KernelRidge()(knowledge, untrained)["standardized, rough"]
-    inner = made.reconstruct.args[1]
+    inner = made.reconstruct.args[0].args[1]
     transform = INPUT_TRANSFORMS["standardized"](CLASSES)
     transform.fit(knowledge.released[kept])
     rows = transform(knowledge.released)[kept].double().numpy()

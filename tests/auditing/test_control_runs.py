@@ -9,7 +9,14 @@ from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from attacks.spying import spied
-from oneway.attacks import ATTACKS, adversarial_training, cell_means, kernel_ridge, optimising
+from oneway.attacks import (
+    ATTACKS,
+    adversarial_training,
+    averaging,
+    cell_means,
+    kernel_ridge,
+    optimising,
+)
 from oneway.auditing import CONTROLS, AuditPlan, AuditTarget
 from oneway.auditing import control_runs as controls_module
 from oneway.auditing.audit_target import ask
@@ -69,7 +76,7 @@ def judged(audited, folder, names, repeats=(10,)):
     ).results()
 
 
-QUICK = ("planted-levels", "planted-scores", "searched-scores")
+QUICK = ("planted-levels", "planted-scores", "averaged-scores", "searched-scores")
 """Controls of attackers who train no decoder here."""
 
 
@@ -104,6 +111,7 @@ def test_attackers_without_decoders_read_what_is_planted_and_broken_ones_do_not(
     faults = {
         "planted-levels": [(cell_means, "group_sums", shuffled(cell_means.group_sums, 0))],
         "planted-scores": [(kernel_ridge, "_fit", shuffled(kernel_ridge._fit, 1))],
+        "averaged-scores": [(averaging, "_mean_answers", shuffled(averaging._mean_answers, 1))],
         "searched-scores": [
             (torch.autograd, "grad", lambda *given: tuple(-each for each in gradient(*given))),
             (optimising, "STEP", optimising.STEP / 10),
@@ -117,6 +125,9 @@ def test_attackers_without_decoders_read_what_is_planted_and_broken_ones_do_not(
                 patch.setattr(module, attribute, fault)
                 result = judged(few, tmp_path, (name,))[name]
             assert result.passed is False, (attribute, result)
+    # Averaging that asks but once.
+    single = judged(few, tmp_path, ("averaged-scores",), repeats=(1,))["averaged-scores"]
+    assert single.passed is False, single
 
 
 def test_who_simulates_a_release_sees_its_copies_alone(few, tmp_path, monkeypatch):
@@ -137,7 +148,7 @@ def test_real_decoders_judge_every_other_control_as_they_must(digits, tmp_path, 
     names = tuple(name for name in CONTROLS if name not in QUICK)
     found = judged(digits, tmp_path, names)
     assert tuple(found) == names
-    broken = ("identity", "permutation", "temperature", "class-offsets", "averaged-noise")
+    broken = ("identity", "permutation", "temperature", "class-offsets")
     for name in (*broken, "copied-permutation"):
         assert found[name].measured < 0.2, found
     assert found["noisy-tail"].measured < 0.1, found
@@ -162,9 +173,6 @@ def test_real_decoders_judge_every_other_control_as_they_must(digits, tmp_path, 
     drowned = judged(digits, tmp_path, ("noisy-tail",))["noisy-tail"]
     assert drowned.measured > 0.45, drowned
     assert drowned.passed is False
-    # And averaging that asks but once.
-    single = judged(digits, tmp_path, ("averaged-noise",), repeats=(1,))["averaged-noise"]
-    assert single.passed is False, single
     # And simulated defenses that change nothing.
     monkeypatch.undo()
     monkeypatch.setattr(adversarial_training, "put_through", lambda _, scores, *__, **___: scores)

@@ -54,8 +54,9 @@ def judged(name, mean, clean=CLEAN, label=LABEL):
 def test_each_kind_of_control_is_there():
     assert {control.expected for control in CONTROLS.values()} == {"broken", "read", "holds"}
     plain = {"identity", "permutation", "temperature", "class-offsets"}
-    assert plain | {"noisy-tail", "averaged-noise", "copied-permutation"} == set(BROKEN)
-    assert set(READ) == {"planted-leak", "planted-levels", "planted-scores", "searched-scores"}
+    assert plain | {"noisy-tail", "copied-permutation"} == set(BROKEN)
+    scores = {"planted-scores", "averaged-scores", "searched-scores"}
+    assert scores | {"planted-leak", "planted-levels"} == set(READ)
     assert CONTROLS["label-only"].expected == "holds"
 
 
@@ -233,7 +234,7 @@ def test_the_noisy_tail_tells_what_its_reference_tells_and_no_more():
 
 def test_noise_hides_more_from_one_answer_than_is_left_of_ten():
     """Else it would not vouch for averaging: one answer would do."""
-    noise = made(CONTROLS["averaged-noise"], torch.rand(2, 1, 4, 4))
+    noise = made(CONTROLS["averaged-scores"], torch.rand(2, 1, 4, 4))
     logits = torch.zeros(500, 7, dtype=torch.float64)
     assert float(noise(logits).std()) > 1
     assert float(noise.draws(logits, None, 10).mean(0).std()) < 0.6

@@ -263,6 +263,35 @@ def test_when_time_is_over_only_attackers_without_decoders_are_left(data, tmp_pa
     assert decoder(data[1][:2]).shape == data[0][:2].shape
 
 
+def test_who_averages_random_answers_needs_no_time_for_decoders(data, tmp_path):
+    """Else a short audit would call noise protection that any client takes the mean of."""
+    images, clean = data
+    noise = torch.Generator().manual_seed(1)
+
+    def noisy(asked, times):
+        scores = clean[torch.cdist(asked.flatten(1), images.flatten(1)).argmin(-1)].log()
+        drawn = torch.randn(times, *scores.shape, generator=noise)
+        return (scores + 3 * drawn).softmax(-1)
+
+    def out_of_time(*_):
+        raise OutOfTimeError
+
+    spec = dataclasses.replace(SPEC, names=("label-only", "kernel-ridge", "averaging"))
+    attacking = prepare_attackers(spec, images, Store(tmp_path), 0, no_progress, lambda: True)
+    once = noisy(images, 1)[0]
+    knowledge = AttackerKnowledge(
+        images, clean, once, attacking.held_out, query=noisy, random=True, repeats=(200,)
+    )
+    results = attacking.run("some", knowledge, once[:30], images[:30])
+    assert results["averaging"].convergence is None
+    assert results["averaging"].error < 0.5 * results["kernel-ridge"].error
+    late = dataclasses.replace(knowledge, query=out_of_time)
+    assert set(attacking.run("some", late, once[:30], images[:30])) == {
+        "label-only",
+        "kernel-ridge",
+    }
+
+
 def test_the_gap_begins_at_the_mean_images_of_labels(data):
     images, clean = data
     held_out = torch.arange(len(images)) % 5 == 0

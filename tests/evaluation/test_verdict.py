@@ -162,14 +162,23 @@ def test_a_candidate_that_needs_several_answers_has_each_query_asked_so_often():
     torch.testing.assert_close(result.reconstructions, (3 * mean).expand_as(test_images))
 
 
-def test_a_candidate_that_needs_one_answer_has_nothing_asked_again():
+def test_a_candidate_that_needs_one_answer_has_nothing_asked_again_and_others_share_answers():
     observed, api = [], Api()
-    reconstructors = {"one": constant(0.2, observed), "four": constant(0.7, observed, repeats=4)}
+    reconstructors = {
+        "four": constant(0.7, observed, repeats=4),
+        "one": constant(0.2, observed),
+        "also four": constant(0.7, observed, repeats=4),
+    }
     images, test_images = pictures(ROWS), pictures(QUERIES, seed=1)
     released = torch.rand(ROWS + QUERIES, 2)
     knowledge = AttackerKnowledge(images, None, released[:ROWS], HELD_OUT, api, True)
-    run_attack("some", lambda *_: reconstructors, knowledge, None, released[ROWS:], test_images)
+    result = run_attack(
+        "some", lambda *_: reconstructors, knowledge, None, released[ROWS:], test_images
+    )
+    assert list(result.reconstructor_errors) == list(reconstructors)
     assert [count for _, count in api.asked] == [4, 4]
+    fours = [seen for seen, _ in observed if len(seen) == 4]
+    assert [len(seen[0]) for seen in fours] == [int(HELD_OUT.sum())] * 2 + [QUERIES] * 2
     ones = [seen for seen, _ in observed if len(seen) == 1]
     assert torch.equal(ones[0][0], released[:ROWS][HELD_OUT])
     assert torch.equal(ones[1][0], released[ROWS:])

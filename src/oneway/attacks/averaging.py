@@ -1,12 +1,13 @@
 """The attacker of random releases, who repeats each query and averages the noise away."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from oneway.attacks import kernel_ridge
 from oneway.attacks.base import InversionAttack, Workload
 from oneway.contracts import AttackerKnowledge, Query, Reconstructor, TrainDecoder
 
@@ -15,17 +16,20 @@ ROWS = 512
 
 
 class Averaging(InversionAttack):
-    """Train a decoder on the mean of R answers to each query, for several R.
+    """Read the mean of R answers to each query, for several R, by decoders and kernel ridge.
 
-    Test queries are asked R times, too. The mean is that of log confidences, in which noise on
-    logits cancels.
+    A decoder is trained for each R. The regressions of ``kernel-ridge`` read the largest R alone,
+    of which the mean tells most. Test queries are asked R times, too. The mean is that of log
+    confidences, in which noise on logits cancels.
     """
 
     name: ClassVar = "averaging"
     knows: ClassVar = "that answers are random: it asks each query many times"
     requires: ClassVar = frozenset({"query", "random"})
     attacks_clean_scores: ClassVar = False  # clean answers are the same each time
-    left_out: ClassVar = None
+    falls_back: ClassVar = True
+    left_out: ClassVar = None  # without it G says what a single answer hides
+    numerics: ClassVar = 2
 
     def model_selections(self, workload: Workload) -> int:
         """Return the number of R, each with a model selection."""
@@ -33,24 +37,33 @@ class Averaging(InversionAttack):
 
     def extra_queries(self, workload: Workload) -> float:
         """Return the number of answers: R to each row, for each R."""
-        return (workload.auxiliary + workload.test) * sum(workload.repeats)
+        return (workload.auxiliary * 9 / 8 + workload.test) * sum(workload.repeats)
+
+    def multiplications(self, workload: Workload) -> float:
+        """Return those of the regressions of one R."""
+        return kernel_ridge.multiplications(workload)
 
     def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
-        """Repeat all queries and train on means; see :meth:`InversionAttack.run`."""
+        """Repeat all queries and learn from means; see :meth:`InversionAttack.run`."""
         assert knowledge.query is not None  # noqa: S101  required
-        reconstructors = {}
-        for repeats in knowledge.repeats:
-            answers = _mean_answers(knowledge.query, knowledge.images, repeats)
-            decoder = train(answers, knowledge.images, knowledge.held_out)
-            reconstructors[f"R = {repeats}"] = Reconstructor(
-                partial(_reconstruct, decoder), repeats
-            )
-        return reconstructors
+        images, held_out = knowledge.images, knowledge.held_out
+        answers, readers = torch.empty(0), dict[str, Reconstructor]()
+        for repeats in sorted(knowledge.repeats):
+            answers = _mean_answers(knowledge.query, images, repeats)
+            decoder = train(answers, images, held_out)
+            readers[f"R = {repeats}"] = _reader(decoder, repeats)
+        for name, regression in kernel_ridge.regress(answers, images, held_out).items():
+            readers[f"R = {repeats}, {name}"] = _reader(regression, repeats)
+        return readers
 
 
-def _reconstruct(decoder: nn.Module, released: Tensor) -> Tensor:
-    images: Tensor = decoder(mean_answer(released))
-    return images
+def _reader(reconstruct: Callable[[Tensor], Tensor], repeats: int) -> Reconstructor:
+    """Return what reconstructs from the mean of ``(R, M, K)`` answers."""
+    return Reconstructor(partial(_reconstruct, reconstruct), repeats)
+
+
+def _reconstruct(reconstruct: Callable[[Tensor], Tensor], released: Tensor) -> Tensor:
+    return reconstruct(mean_answer(released))
 
 
 def mean_answer(released: Tensor) -> Tensor:

@@ -98,6 +98,8 @@ class InversionAttack(Attack):
         attacks_clean_scores: Whether the attack also runs on clean scores, which gives the clean
             baseline. False where it does not apply to clean scores, or equals another attack there.
         trains_decoders: Whether the attack trains decoders.
+        falls_back: Whether the attack that trains decoders also runs where there is no time for
+            them. It then gets a decoder that answers with the mean input.
         mixes: Whether the attack mixes the reconstructions of the attacks before it. It then gets
             them as ``candidates``, and its reconstructors map candidates instead of confidences.
         left_out: When an audit that is short of time leaves the attack out: ``"early"``, before
@@ -111,8 +113,14 @@ class InversionAttack(Attack):
     by_default: ClassVar[bool] = True
     attacks_clean_scores: ClassVar[bool] = True
     trains_decoders: ClassVar[bool] = True
+    falls_back: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
     left_out: ClassVar[Literal["early", "late"] | None] = "late"
+
+    @property
+    def needs_decoders(self) -> bool:
+        """Whether the attack is left out where there is no time for decoders."""
+        return self.trains_decoders and not self.falls_back
 
     def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  others need it
         """Return the number of model selections, each over all decoders.

@@ -1,6 +1,6 @@
 """Kernel ridge regression from released scores to inputs: seconds, and stronger than it looks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -71,17 +71,8 @@ class KernelRidge(InversionAttack):
     regressions: ClassVar[tuple[tuple[str, str], ...]] = REGRESSIONS
 
     def multiplications(self, workload: Workload) -> float:
-        """Return those of Gram matrices that are factored and solved, and of the predictions."""
-        held_out = workload.auxiliary // 8
-        kept = workload.auxiliary - held_out
-        few, landmarks = min(kept, CHOICE), min(kept, LANDMARKS)
-        directions = min(workload.entries, DIRECTIONS)
-        chosen = few**3 / 6 + (few**2 + few * min(held_out, CHOICE)) * directions
-        fitted = landmarks**3 / 6 + landmarks**2 * workload.entries
-        if kept > LANDMARKS:
-            fitted += kept * landmarks * (landmarks / 2 + workload.entries)
-        answered = (held_out + workload.test) * landmarks * workload.entries
-        return len(self.regressions) * (len(LENGTHS) * len(PENALTIES) * chosen + fitted + answered)
+        """Return those of all regressions."""
+        return multiplications(workload, len(self.regressions))
 
     def run(
         self,
@@ -89,23 +80,62 @@ class KernelRidge(InversionAttack):
         train: TrainDecoder,  # noqa: ARG002  part of the contract
     ) -> Mapping[str, Reconstructor]:
         """Fit all regressions; see :meth:`InversionAttack.run`."""
-        kept = ~knowledge.held_out
-        released, inputs = knowledge.released, knowledge.images
-        classes, labels = released.shape[-1], released.argmax(-1)
-        means = label_means(inputs[kept], labels[kept], classes)
-        residuals = (inputs - means[labels]).flatten(1)
-        reconstructors = {}
-        for name, kernel in self.regressions:
-            transform = INPUT_TRANSFORMS[name](classes).to(released.device)
-            transform.fit(released[kept])
-            features = transform(released)
-            regression = _regression(
-                kernel, features[kept], residuals[kept], features[~kept], residuals[~kept]
-            )
-            reconstructors[f"{name}, {kernel}"] = Reconstructor(
-                partial(_answer, transform, regression, means)
-            )
-        return reconstructors
+        fitted = regress(knowledge.released, knowledge.images, knowledge.held_out, self.regressions)
+        return {
+            name: Reconstructor(partial(_first_answer, regression))
+            for name, regression in fitted.items()
+        }
+
+
+def multiplications(workload: Workload, regressions: int = len(REGRESSIONS)) -> float:
+    """Return those of Gram matrices that are factored and solved, and of the predictions.
+
+    Args:
+        workload: Size of the evaluation.
+        regressions: Number of regressions.
+    """
+    held_out = workload.auxiliary // 8
+    kept = workload.auxiliary - held_out
+    few, landmarks = min(kept, CHOICE), min(kept, LANDMARKS)
+    directions = min(workload.entries, DIRECTIONS)
+    chosen = few**3 / 6 + (few**2 + few * min(held_out, CHOICE)) * directions
+    fitted = landmarks**3 / 6 + landmarks**2 * workload.entries
+    if kept > LANDMARKS:
+        fitted += kept * landmarks * (landmarks / 2 + workload.entries)
+    answered = (held_out + workload.test) * landmarks * workload.entries
+    return regressions * (len(LENGTHS) * len(PENALTIES) * chosen + fitted + answered)
+
+
+def regress(
+    released: Tensor,
+    inputs: Tensor,
+    held_out: Tensor,
+    regressions: Sequence[tuple[str, str]] = REGRESSIONS,
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Fit kernel ridge regressions from released confidences to inputs.
+
+    Args:
+        released: ``(N, K)`` released confidences.
+        inputs: ``(N, ...)`` their inputs.
+        held_out: ``(N)`` bool, the rows that choose length scales and penalties.
+        regressions: Input transform and kernel of each regression.
+
+    Returns:
+        Functions of ``(M, K)`` confidences that return ``(M, ...)`` reconstructions, by name.
+    """
+    kept, labels, classes = ~held_out, released.argmax(-1), released.shape[-1]
+    means = label_means(inputs[kept], labels[kept], classes)
+    residuals = (inputs - means[labels]).flatten(1)
+    fitted: dict[str, Callable[[Tensor], Tensor]] = {}
+    for name, kernel in regressions:
+        transform = INPUT_TRANSFORMS[name](classes).to(released.device)
+        transform.fit(released[kept])
+        features = transform(released)
+        regression = _regression(
+            kernel, features[kept], residuals[kept], features[~kept], residuals[~kept]
+        )
+        fitted[f"{name}, {kernel}"] = partial(_reconstruct, transform, regression, means)
+    return fitted
 
 
 @dataclass(frozen=True)
@@ -130,14 +160,18 @@ class _Regression:
         return values @ self.weights
 
 
-def _answer(
+def _reconstruct(
     transform: InputTransform, regression: _Regression, means: Tensor, released: Tensor
 ) -> Tensor:
-    """Return ``(M, *shape)`` reconstructions from ``(1, M, K)`` released confidences."""
-    rows = released[0]
-    made = torch.cat([regression(transform(part)) for part in rows.split(ROWS)])
-    answers = means[rows.argmax(-1)]
+    """Return ``(M, ...)`` reconstructions from ``(M, K)`` confidences."""
+    made = torch.cat([regression(transform(part)) for part in released.split(ROWS)])
+    answers = means[released.argmax(-1)]
     return (answers + made.to(answers.dtype).view_as(answers)).clamp(0, 1)
+
+
+def _first_answer(regression: Callable[[Tensor], Tensor], released: Tensor) -> Tensor:
+    """Return ``(M, ...)`` reconstructions from ``(1, M, K)`` released confidences."""
+    return regression(released[0])
 
 
 def _regression(

@@ -22,6 +22,7 @@ class LabelOnly(InversionAttack):
 
     name: ClassVar = "label-only"
     knows: ClassVar = "the predicted label: the baseline"
+    falls_back: ClassVar = True
     left_out: ClassVar = None
 
     def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:

@@ -193,6 +193,8 @@ class ControlRun:
             known,
             clean=shown,
             released=shown,
+            random=not defense.deterministic,
+            query=target.repeated,
             differentiable_logits=target.differentiable_logits,
         )
         mean = MeanInput(known.images[~known.held_out])

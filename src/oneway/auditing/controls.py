@@ -211,11 +211,6 @@ CONTROLS: dict[str, Control] = {
         # With one class fewer, a single entry is left, which cannot be noisy.
         least_classes=LEADING + 2,
     ),
-    "averaged-noise": Control(
-        lambda _, generator: GaussianNoise(standard_deviation=1.5, generator=generator),
-        "broken",
-        attack="averaging",
-    ),
     "copied-permutation": Control(
         # Whoever reads these scores under the classes' own names gets labels wrong.
         lambda *_: Permutation(),
@@ -236,6 +231,16 @@ CONTROLS: dict[str, Control] = {
         "read",
         input_transform=None,
         attack="kernel-ridge",
+        entries=FEW_ENTRIES,
+        rows=FEW_ROWS,
+        model=PlantedScores,
+    ),
+    "averaged-scores": Control(
+        # One answer reads less than half of the entries, the mean of ten most of them.
+        lambda _, generator: GaussianNoise(standard_deviation=1.5, generator=generator),
+        "read",
+        input_transform=None,
+        attack="averaging",
         entries=FEW_ENTRIES,
         rows=FEW_ROWS,
         model=PlantedScores,

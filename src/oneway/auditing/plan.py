@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oneway.attacks import LabelOnly, Workload, inversion_attacks
+from oneway.attacks import Workload, inversion_attacks
 from oneway.auditing.controls import CONTROLS
 from oneway.checks import check_count
 from oneway.evaluation.detection import detection_multiplications
@@ -226,9 +226,7 @@ def _control_seconds(plan: AuditPlan, costs: Costs, epochs: int) -> float:
     rows = min(plan.auxiliary, CONTROL_ROWS)
     width = min(plan.widths)
     seconds = sum(costs.training[transform, width] for transform in transforms if transform)
-    asking = any("query" in inversion_attacks()[control.attack].requires for control in controls)
-    queries = rows + min(costs.test, CONTROL_TEST) if asking else 0
-    return seconds * rows * epochs + queries * costs.asking
+    return seconds * rows * epochs
 
 
 @dataclass(frozen=True)
@@ -372,11 +370,7 @@ def without_decoders(plan: AuditPlan) -> AuditPlan:
     attacks = inversion_attacks()
     return dataclasses.replace(
         plan,
-        attacks=tuple(
-            name
-            for name in plan.attacks
-            if name == LabelOnly.name or not attacks[name].trains_decoders
-        ),
+        attacks=tuple(name for name in plan.attacks if not attacks[name].needs_decoders),
         controls=tuple(name for name in plan.controls if CONTROLS[name].input_transform is None),
         decoders=False,
         most_epochs=plan.first_epochs,

@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from oneway.attacks import LabelOnly, inversion_attacks
+from oneway.attacks import inversion_attacks
 from oneway.auditing.audit_target import Answers, AuditTarget, access, clean_access
 from oneway.auditing.control_runs import ControlRun
 from oneway.auditing.controls import ControlResult
@@ -134,8 +134,8 @@ def finished_attackers(
 ) -> tuple[str, ...]:
     """Return the attackers to keep, where time ran out on clean scores or on a release.
 
-    An audit never leaves out some attackers. If such an attacker is missing, no attacker with
-    decoders is kept but the label-only attacker, who needs none.
+    An audit never leaves out some attackers. If such an attacker is missing, no attacker is kept
+    that needs decoders.
 
     Args:
         names: Registered names of the planned attacks.
@@ -152,8 +152,7 @@ def finished_attackers(
     return tuple(
         name
         for name in names
-        if name not in missing
-        and (name == LabelOnly.name or not (required and attacks[name].trains_decoders))
+        if name not in missing and not (required and attacks[name].needs_decoders)
     )
 
 
@@ -306,8 +305,13 @@ class AuditTasks:
         clean_results, results = self._attack(attackers, undefended, knowledge, context)
         baselines = take_baselines(clean_results, images, audited.test)
         left_out = [f"the {attack} attacker" for attack in plan.attacks if attack not in results]
-        if plan.decoders and results[LabelOnly.name].convergence is None:
-            left_out.append(f"the decoder of the {LabelOnly.name} attacker")
+        if plan.decoders:
+            attacks = inversion_attacks()
+            left_out += [
+                f"the decoder of the {attack} attacker"
+                for attack, result in results.items()
+                if attacks[attack].falls_back and result.convergence is None
+            ]
         gap = float((baselines.label - baselines.clean).mean())
 
         def find_limit() -> float | None:

@@ -255,8 +255,9 @@ class Attackers:
     ) -> dict[str, AttackResult]:
         """Attack a release; return the result of each attack that applies, by name.
 
-        When the target run time is over, attacks that must train or query are left out. The
-        label-only attack then reads the labels' mean images alone.
+        When the target run time is over, attacks that must train or query are left out. An attack
+        that falls back gets the mean image instead of a decoder: the label-only attack then reads
+        the labels' mean images alone.
 
         Args:
             title: Name of the release, for progress.
@@ -292,11 +293,14 @@ class Attackers:
             try:
                 result = run_attack(name, attack, shown, train, released, images, mixed)
             except OutOfTimeError:
-                if name != LabelOnly.name:
+                if not attack.falls_back:
                     continue
                 mean = MeanInput(knowledge.images[~knowledge.held_out])
-                result = run_attack(name, attack, shown, lambda *_, m=mean: m, released, images)
                 lengths.clear()
+                try:
+                    result = run_attack(name, attack, shown, lambda *_, m=mean: m, released, images)
+                except OutOfTimeError:  # nor for its queries
+                    continue
             if result is not None:
                 results[name] = dataclasses.replace(result, convergence=least_converged(lengths))
         # Reconstructions by all candidates would fill the memory of an evaluation.

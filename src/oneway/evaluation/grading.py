@@ -1,6 +1,6 @@
 """Grade attacks on a release: attacks propose reconstructions, and only this module grades."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,10 +102,7 @@ def run_attack(
         held_out_released = torch.stack([each.held_out for each in candidates])
         released = torch.stack([each.queries for each in candidates])
     tried, made = (
-        {
-            label: _reconstruct(reconstructor, knowledge, scores, queries)
-            for label, reconstructor in reconstructors.items()
-        }
+        _reconstruct(reconstructors, knowledge, scores, queries)
         for scores, queries in ((held_out_released, held_out_images), (released, images))
     )
     choices = {
@@ -120,25 +117,45 @@ def run_attack(
 
 
 def _reconstruct(
-    reconstructor: Reconstructor, knowledge: AttackerKnowledge, released: Tensor, images: Tensor
-) -> Tensor:
-    """Return a reconstructor's reconstructions, from as many answers as it needs."""
+    reconstructors: Mapping[str, Reconstructor],
+    knowledge: AttackerKnowledge,
+    released: Tensor,
+    images: Tensor,
+) -> dict[str, Tensor]:
+    """Return the reconstructions by each reconstructor, from as many answers as it needs.
+
+    Reconstructors that need as many answers read the same ones, so that none is asked for twice.
+    """
+    made: dict[str, Tensor] = {}
+    for repeats in dict.fromkeys(each.repeats for each in reconstructors.values()):
+        alike = {
+            name: each.reconstruct
+            for name, each in reconstructors.items()
+            if each.repeats == repeats
+        }
+        parts: dict[str, list[Tensor]] = {name: [] for name in alike}
+        for answers in _answers(repeats, knowledge, released, images):
+            for name, reconstruct in alike.items():
+                parts[name].append(reconstruct(answers))
+        made |= {name: torch.cat(each) for name, each in parts.items()}
+    return {name: made[name] for name in reconstructors}
+
+
+def _answers(
+    repeats: int, knowledge: AttackerKnowledge, released: Tensor, images: Tensor
+) -> Iterator[Tensor]:
+    """Yield ``(R, M, ...)`` answers to the queries, in parts of at most ``ROWS`` queries."""
     if released.ndim > 2:
-        parts = [reconstructor.reconstruct(rows) for rows in released.split(ROWS, 1)]
-    elif reconstructor.repeats == 1:
-        parts = [reconstructor.reconstruct(rows.unsqueeze(0)) for rows in released.split(ROWS)]
+        yield from released.split(ROWS, 1)
+    elif repeats == 1:
+        yield from (rows.unsqueeze(0) for rows in released.split(ROWS))
+    elif knowledge.query is None:
+        raise InvalidOptionError(
+            f"a reconstructor needs {repeats} answers to each query, but only recorded answers are "
+            "at hand."
+        )
     else:
-        query = knowledge.query
-        if query is None:
-            raise InvalidOptionError(
-                f"a reconstructor needs {reconstructor.repeats} answers to each query, but only "
-                "recorded answers are at hand."
-            )
-        parts = [
-            reconstructor.reconstruct(query(rows, reconstructor.repeats))
-            for rows in images.split(ROWS)
-        ]
-    return torch.cat(parts)
+        yield from (knowledge.query(rows, repeats) for rows in images.split(ROWS))
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def headline(record: InversionRecord) -> Headline:
 def _decoders_ran(record: InversionRecord) -> bool:
     """Return whether an attack on the release trained decoders on more than its label."""
     attacks, names = inversion_attacks(), trained_attacks(record.errors)
-    return any(name not in attacks or attacks[name].trains_decoders for name in names)
+    return any(name not in attacks or attacks[name].needs_decoders for name in names)
 
 
 def _failed(record: InversionRecord, gap: Gap) -> Headline:
@@ -368,7 +368,7 @@ def is_stale(record: InversionRecord) -> bool:
         for name, attack in inversion_attacks().items()
         if attack.left_out is None
         and not attack.requires
-        and (record.plan.decoders or not attack.trains_decoders)
+        and (record.plan.decoders or not attack.needs_decoders)
     )
     return bool(outdated(record.numerics, (*record.errors, *always)))
 
