@@ -45,7 +45,7 @@ from oneway.auditing import (
 )
 from oneway.auditing.controls import Control
 from oneway.auditing.measures import SeedResult
-from oneway.auditing.plan import Costs
+from oneway.auditing.plan import AuditPlan, Costs, asking_seconds
 from oneway.auditing.suspicions import suspicions
 from oneway.defenses import DEFENSES
 from oneway.defenses.base import ScoreDefense
@@ -521,6 +521,22 @@ class TestTime:
             missing = set(whole.record.errors) - released
             assert {f"the {name} attacker" for name in missing} <= set(record.plan.left_out), share
             assert share or missing == {"static", "retrained"}
+
+    def test_decoders_leave_time_for_answers_that_are_averaged(self, folder, monkeypatch):
+        noise = ReleaseSpec("noise", "gaussian-noise", {"standard_deviation": 0.5})
+        monkeypatch.setattr(tasks.AuditContext, "is_late", lambda _: True)
+        for is_over in (False, True):
+            monkeypatch.setattr(tasks.AuditContext, "is_over", lambda _, over=is_over: over)
+            subject = subject_of(black_box(), release=noise)
+            record = audit(subject, folder / str(is_over), minutes=600.0).record
+            assert ("averaging" in record.errors) is not is_over
+            assert ("the averaging attacker" in record.plan.left_out) is is_over
+            late = "the decoder of the averaging attacker" in record.plan.left_out
+            assert late is not is_over
+        plan = AuditPlan(("averaging",), ("faithful",), (8,), (10, 100), 6, (), 1, 800)
+        costs = dataclasses.replace(costs_of(1.0, 800, 50), asking=0.5)
+        answers = 110 * (800 * 9 / 8 + 50)
+        assert asking_seconds(plan, costs) == pytest.approx(answers / 2)
 
     def test_three_seeds_are_run_where_there_is_time(self, folder):
         outcome = audit(subject_of(black_box()), folder, seeds=3)

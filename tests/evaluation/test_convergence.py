@@ -282,10 +282,13 @@ def test_who_averages_random_answers_needs_no_time_for_decoders(data, tmp_path):
     knowledge = AttackerKnowledge(
         images, clean, once, attacking.held_out, query=noisy, random=True, repeats=(200,)
     )
-    results = attacking.run("some", knowledge, once[:30], images[:30])
+    answered = {}
+    results = attacking.run("some", knowledge, once[:30], images[:30], asked=answered)
     assert results["averaging"].convergence is None
     assert results["averaging"].error < 0.5 * results["kernel-ridge"].error
     late = dataclasses.replace(knowledge, query=out_of_time)
+    again = attacking.run("some", late, once[:30], images[:30], asked=answered)
+    assert torch.equal(again["averaging"].errors, results["averaging"].errors)
     assert set(attacking.run("some", late, once[:30], images[:30])) == {
         "label-only",
         "kernel-ridge",

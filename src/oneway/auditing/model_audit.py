@@ -21,6 +21,7 @@ from oneway.auditing.plan import (
     AuditPlan,
     AuditSettings,
     Costs,
+    asking_seconds,
     make_plan,
     multiplications,
     search_seconds,
@@ -210,10 +211,12 @@ class ModelAudit:
         )
         minutes = self.settings.minutes
         left = math.inf if minutes is None else 60 * minutes - self._spent()
-        # Linear systems are solved once more where time runs out.
-        left -= multiplications(plan, costs) * costs.solving
-        deadline = time.time() + left
-        return AuditContext(plan, rows, clean, answers, plan.first_epochs, deadline)
+        # Linear systems are solved once more where time runs out, and averages still asked for.
+        reserve = multiplications(plan, costs) * costs.solving + asking_seconds(plan, costs)
+        now = time.time()
+        return AuditContext(
+            plan, rows, clean, answers, plan.first_epochs, now + left - reserve, now + left
+        )
 
     def _collect(
         self, outcomes: Iterator[TaskResult | OnewayError]

@@ -194,6 +194,13 @@ def multiplications(plan: AuditPlan, costs: Costs) -> float:
     )
 
 
+def asking_seconds(plan: AuditPlan, costs: Costs) -> float:
+    """Return the seconds of a seed's queries by attackers that go on without decoders."""
+    workload = Workload(plan.auxiliary, costs.test, plan.repeats, costs.entries)
+    asking = [inversion_attacks()[name] for name in plan.attacks]
+    return costs.asking * sum(each.extra_queries(workload) for each in asking if each.falls_back)
+
+
 def search_seconds(plan: AuditPlan, costs: Costs, longest: int) -> float:
     """Return the expected seconds of a search for convergence by the first decoder.
 

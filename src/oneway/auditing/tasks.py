@@ -104,8 +104,10 @@ class AuditContext:
         clean: ``(A, K)`` undefended confidences of all auxiliary rows.
         answers: Answers of the model and of the release, for the rows that are used.
         epochs: Epochs at which decoders of clean scores converge, for controls.
-        deadline: Time at which trainings and queries end, in seconds since 1970; infinite without
-            a target run time.
+        deadline: Time at which trainings end, in seconds since 1970; infinite without a target run
+            time.
+        end: Time at which queries end, in seconds since 1970: the end of the target run time, of
+            which trainings leave enough for attackers that do without them.
     """
 
     plan: AuditPlan
@@ -114,19 +116,25 @@ class AuditContext:
     answers: Answers
     epochs: int
     deadline: float
+    end: float
 
     def is_late(self) -> bool:
-        """Return whether the target run time is over."""
+        """Return whether no more time is left for trainings."""
         return time.time() > self.deadline
 
-    def timed(self, call: Callable[P, R]) -> Callable[P, R]:
-        """Return a function that raises OutOfTimeError once the target run time is over."""
+    def is_over(self) -> bool:
+        """Return whether the target run time is over."""
+        return time.time() > self.end
 
-        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            check_time(self.is_late)
-            return call(*args, **kwargs)
 
-        return checked
+def _timed(call: Callable[P, R], is_late: IsLate) -> Callable[P, R]:
+    """Return a function that raises OutOfTimeError once it is late."""
+
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_time(is_late)
+        return call(*args, **kwargs)
+
+    return checked
 
 
 def finished_attackers(
@@ -372,12 +380,13 @@ class AuditTasks:
             clean=answers.clean,
             released=answers.released,
             held_out=attackers.held_out,
-            query=context.timed(allowed.query),
+            query=_timed(allowed.query, context.is_over),
             random=answers.random,
             repeats=plan.repeats,
             simulated_defenses=simulated,
             differentiable_logits=(
-                allowed.differentiable_logits and context.timed(allowed.differentiable_logits)
+                allowed.differentiable_logits
+                and _timed(allowed.differentiable_logits, context.is_late)
             ),
         )
         # Clean scores are attacked with the same means, else the gap would be too small.
@@ -387,7 +396,8 @@ class AuditTasks:
             released=answers.clean,
             random=False,
             differentiable_logits=(
-                allowed.differentiable_logits and context.timed(bare.differentiable_logits)
+                allowed.differentiable_logits
+                and _timed(bare.differentiable_logits, context.is_late)
             ),
         )
         return undefended, knowledge
@@ -404,7 +414,7 @@ class AuditTasks:
         Attackers that finished on clean scores alone would make the release look safer than it is.
         """
         attacks, answers, test = inversion_attacks(), context.answers, self.audited.test
-        seed = attackers.trainer.seed
+        seed, asked = attackers.trainer.seed, dict[str, AttackResult]()
 
         def on_clean(names: Collection[str]) -> dict[str, AttackResult]:
             chosen = [name for name in names if attacks[name].attacks_clean_scores]
@@ -415,7 +425,13 @@ class AuditTasks:
             truth = knowledge.images[attackers.held_out]
             errors = CleanErrors.of(clean_results.values(), truth)
             return attackers.run(
-                f"seed {seed}", knowledge, answers.trace.released, test, names, clean_errors=errors
+                f"seed {seed}",
+                knowledge,
+                answers.trace.released,
+                test,
+                names,
+                clean_errors=errors,
+                asked=asked,
             )
 
         names = context.plan.attacks
@@ -442,14 +458,16 @@ class AuditTasks:
             clean=answers.clean,
             released=answers.clean,
             held_out=self.attackers(self.seed, (), images).held_out,
-            query=context.timed(clean_access(audited, undeclared=answers.undeclared)),
+            query=_timed(clean_access(audited, undeclared=answers.undeclared), context.is_late),
             random=answers.undeclared,
             repeats=context.plan.repeats,
         )
         released = dataclasses.replace(
             clean,
             released=answers.released,
-            query=context.timed(access(audited, again, undeclared=answers.undeclared).query),
+            query=_timed(
+                access(audited, again, undeclared=answers.undeclared).query, context.is_late
+            ),
             random=answers.random,
         )
         matching = GalleryMatching(

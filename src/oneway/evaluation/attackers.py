@@ -252,6 +252,7 @@ class Attackers:
         names: Sequence[str] | None = None,
         *,
         clean_errors: CleanErrors | None = None,
+        asked: dict[str, AttackResult] | None = None,
     ) -> dict[str, AttackResult]:
         """Attack a release; return the result of each attack that applies, by name.
 
@@ -267,7 +268,10 @@ class Attackers:
             names: Attacks to run, in the order of the registry; None: all attacks of the spec.
             clean_errors: Errors of the same attackers on clean scores, which say how wide the gap
                 is; None: this run attacks clean scores, and measures them as it goes.
+            asked: Receives the results of attackers that query the release. Those that it has are
+                taken, so that another run asks nothing twice.
         """
+        asked = {} if asked is None else asked
         attacks, results = inversion_attacks(), dict[str, AttackResult]()
         scores = knowledge.released if knowledge.clean is None else knowledge.clean
         label_error = label_only_error(scores, knowledge.images, knowledge.held_out)
@@ -276,10 +280,14 @@ class Attackers:
         # In the order of the registry: an attack that mixes others comes after them.
         for name in (name for name in attacks if name in chosen):
             attack, lengths = attacks[name], list[Convergence]()
+            if name in asked:
+                results[name] = asked[name]
+                continue
             measured = clean_errors or CleanErrors.of(results.values(), truth)
             # The label alone closes nothing of the gap.
             widest = None if name == LabelOnly.name else label_error
-            train = self._trainer_of(f"{title}: {name}", knowledge, widest, measured, lengths)
+            trained = self._trainer_of(f"{title}: {name}", knowledge, widest, measured, lengths)
+            train = _or_mean(trained, lengths) if attack.falls_back else trained
             candidates = [each for other in results.values() for each in other.candidates]
             shown = knowledge
             if "train_prior" in attack.requires:
@@ -293,16 +301,11 @@ class Attackers:
             try:
                 result = run_attack(name, attack, shown, train, released, images, mixed)
             except OutOfTimeError:
-                if not attack.falls_back:
-                    continue
-                mean = MeanInput(knowledge.images[~knowledge.held_out])
-                lengths.clear()
-                try:
-                    result = run_attack(name, attack, shown, lambda *_, m=mean: m, released, images)
-                except OutOfTimeError:  # nor for its queries
-                    continue
+                continue
             if result is not None:
                 results[name] = dataclasses.replace(result, convergence=least_converged(lengths))
+                if "query" in attack.requires:
+                    asked[name] = results[name]
         # Reconstructions by all candidates would fill the memory of an evaluation.
         return {
             name: dataclasses.replace(result, candidates=()) for name, result in results.items()
@@ -442,6 +445,24 @@ class Attackers:
             incumbent=incumbent,
         )
         return network, list(facts["held_out_errors"])
+
+
+def _or_mean(train: TrainDecoder, lengths: list[Convergence]) -> TrainDecoder:
+    """Return what trains a decoder, or takes the mean image where the target run time is over.
+
+    Args:
+        train: Trains a decoder.
+        lengths: Convergence of each model selection; none where a decoder is missing.
+    """
+
+    def trained(confidences: Tensor, images: Tensor, held_out: Tensor) -> nn.Module:
+        try:
+            return train(confidences, images, held_out)
+        except OutOfTimeError:
+            lengths.clear()
+            return MeanInput(images[~held_out])
+
+    return trained
 
 
 def _stage(title: str, decoder: DecoderSpec) -> str:
