@@ -44,11 +44,15 @@ class Cells:
     whole: bool = False
 
 
-def check_table(table: Table, where: str) -> dict[str, Cells]:
+class CheckedTable(dict[str, Cells]):
+    """The cells of each column of a table that :func:`check_table` did not refuse."""
+
+
+def check_table(table: Table | CheckedTable, where: str) -> CheckedTable:
     """Refuse a table unless every column can be encoded.
 
     Args:
-        table: The table to check.
+        table: The table to check; one that was checked is returned as it is.
         where: The name of the table in messages, such as its path.
 
     Returns:
@@ -59,6 +63,8 @@ def check_table(table: Table, where: str) -> dict[str, Cells]:
             infinite or whole numbers that float64 cannot tell apart, or a column has no value at
             all or other values than numbers, booleans or texts.
     """
+    if isinstance(table, CheckedTable):
+        return table
     lengths = {len(values) for values in table.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise CorruptDataError(
@@ -77,24 +83,19 @@ def check_table(table: Table, where: str) -> dict[str, Cells]:
             f"{counted(infinite)}. Put missing values or finite numbers in their place, leave "
             "those rows out, or drop the columns: --drop COLUMN (drop=(...))."
         )
-    return {name: _cells_of(name, values, where) for name, values in table.items()}
+    return CheckedTable({name: _cells_of(name, values, where) for name, values in table.items()})
 
 
-def cell_numbers(table: Table, where: str) -> NDArray[np.float32]:
+def cell_numbers(cells: CheckedTable) -> NDArray[np.float32]:
     """Return a number for each cell, by which rows of tables with different ranges are compared.
 
     Args:
-        table: F columns of N cells, in any order.
-        where: The name of the table in messages.
+        cells: F columns of N cells, in any order.
 
     Returns:
         ``(N, F)``, columns in the order of their names, short ones first: numbers; 24 bits of a
         hash of each text and boolean; and the least number of float32 for missing values.
-
-    Raises:
-        CorruptDataError: See :func:`check_table`.
     """
-    cells = check_table(table, where)
     # So that those of a matrix, x.0 to x.10, stay in order.
     names = sorted(cells, key=lambda name: (len(name), name))
     return np.stack([_numbers_of_cells(cells[name]) for name in names], 1)

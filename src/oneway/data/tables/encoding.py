@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.checks import check_images
-from oneway.data.tables.cells import Cells, Content, Table, check_table, counted
+from oneway.data.tables.cells import Cells, CheckedTable, Content, Table, check_table, counted
 from oneway.data.tables.files import Levels
 from oneway.errors import (
     CorruptDataError,
@@ -98,7 +98,7 @@ class RecordEncoding:
     @classmethod
     def fit(
         cls,
-        table: Table,
+        table: Table | CheckedTable,
         *,
         categorical: Collection[str] = (),
         levels: Mapping[str, Levels] | None = None,
@@ -140,7 +140,7 @@ class RecordEncoding:
         """D, the count of numbers that encode a record."""
         return self.columns[-1].stop
 
-    def encode(self, table: Table, where: str = "the table") -> Tensor:
+    def encode(self, table: Table | CheckedTable, where: str = "the table") -> Tensor:
         """Encode records.
 
         Args:
@@ -159,7 +159,8 @@ class RecordEncoding:
         self._check_columns(list(table), where)
         contents = check_table(table, where)
         self._check_missing(contents, where)
-        encoded = np.zeros((len(next(iter(table.values()))), self.length), np.float32)
+        rows = len(next(iter(contents.values())).values)
+        encoded = np.zeros((rows, self.length), np.float32)
         for column in self.columns:
             cells = contents[column.name]
             if cells.content != column.content:
@@ -281,7 +282,7 @@ class RecordEncoding:
             )
 
 
-def check_names(names: Collection[str], table: Table, where: str) -> None:
+def check_names(names: Collection[str], table: Collection[str], where: str) -> None:
     """Refuse names of columns that a table does not have.
 
     Raises:

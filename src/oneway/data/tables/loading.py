@@ -96,9 +96,10 @@ def load_records(
             f"{where} has no column left but the label and the dropped ones. Drop fewer."
         )
     labels, names = (None, ()) if label is None else _labels(table[label], label, where)
+    cells = check_table(inputs, where)
     if encoding is None:
         encoding = RecordEncoding.fit(
-            inputs,
+            cells,
             categorical=categorical,
             levels=file.levels,
             nones=file.nones,
@@ -106,7 +107,7 @@ def load_records(
         )
     else:
         _check_kinds(categorical, encoding)
-    queries = encoding.encode(inputs, where)
+    queries = encoding.encode(cells, where)
     encoded = encoding.clip(queries)
     changed = (queries != encoded).sum(0).tolist()
     clipped = {
@@ -115,7 +116,7 @@ def load_records(
         if column.kind == "numeric" and changed[column.start]
     }
     notes = (*file.notes, *_notes(encoding, queries, clipped))
-    values = torch.from_numpy(cell_numbers(inputs, where))
+    values = torch.from_numpy(cell_numbers(cells))
     return Records(encoded, queries, labels, names, encoding, clipped, notes, values)
 
 
