@@ -23,8 +23,8 @@ from oneway.checks import check_count, check_level, name_of
 from oneway.errors import InvalidTensorError
 from oneway.metrics.reconstruction import closed_gap
 
-DRAWS_AT_ONCE = 2**19
-"""Most drawn queries at once: draws, counts, and counts in float64 take 4 MiB each."""
+DRAWS_AT_ONCE = 2**17
+"""Most drawn queries at once: draws, counts, and counts in float64 take 1 MiB each."""
 
 
 @dataclass(frozen=True)

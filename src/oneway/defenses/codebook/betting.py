@@ -36,6 +36,7 @@ the Royal Statistical Society B 86, 2024), for the products and the stakes. The 
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,10 +79,7 @@ TINY = 2.0**-33
 """Bound below which it counts as 0."""
 
 NUMBERS_AT_ONCE = 2**17
-"""Numbers of queries, or of bets, that are worked on at once: they stay in a processor's cache."""
-
-PAIRS_AT_ONCE = 2**13
-"""Pairs whose numbers are looked up at once."""
+"""Numbers of bets that are worked on at once: they stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +137,19 @@ def bound_errors(
             None: each bound holds by itself.
         keys: ``(N)`` int64 from :func:`query_keys`, where they are at hand; None: they are made.
     """
+    if not parts:
+        return []
     cells, keys = cells.cpu(), query_keys(queries) if keys is None else keys
-    groups = None if groups is None else groups.cpu()
-    found, draws = list[tuple[Tensor, Tensor]](), list[int]()
     whole, rank = _in_canonical_order(cells, keys), torch.empty_like(cells)
     rank[whole] = torch.arange(len(cells))
-    for part in parts:
-        rows = part[rank[part].argsort()]
-        found.append(_orders_of_pairs(rows, cells, keys, groups))
-        draws.append(len(rows) if groups is None else len(groups[rows].unique()))
-    if not found:
-        return []
+    sizes = list(map(len, parts))
+    owners = torch.arange(len(parts)).repeat_interleave(torch.tensor(sizes))
+    places = owners.mul_(len(cells)).add_(rank[torch.cat(list(parts))]).sort().values
+    rows = whole[places.remainder_(max(1, len(cells)))]
+    columns = [each.split(sizes) for each in (rows, cells[rows], keys[rows])]
+    people = None if groups is None else groups.cpu()[rows].split(sizes)
+    draws = sizes if people is None else [len(each.unique()) for each in people]
+    found = list(map(_orders_of_pairs, *columns, people or itertools.repeat(None)))
     shapes = [orders.shape for orders, _ in found]
     asked, met = (
         torch.cat([each.flatten() for each in column]) for column in zip(*found, strict=True)
@@ -181,11 +181,7 @@ def _halves_of_pairs(queries: Tensor, asked: Tensor, met: Tensor, order: Tensor)
     # Cell by cell, the earlier place first.
     pairs = torch.minimum(asked, met).mul_(count).add_(torch.maximum(asked, met))
     pairs, copies = pairs.unique(return_inverse=True)
-    parts = (
-        half_squared(queries, order[each // count], order[each % count])
-        for each in pairs.split(PAIRS_AT_ONCE)
-    )
-    return filled(torch.empty(len(pairs), dtype=torch.float64), parts)[copies]
+    return half_squared(queries, order[pairs // count], order[pairs % count])[copies]
 
 
 def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risks: Tensor) -> list[Bounds]:
@@ -208,8 +204,7 @@ def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risks: Tensor) -> list
         least, most, real = padded.unbind(1)
         draws, risk = (each[own].view(-1, 1, 1) for each in (expected, risks))
         stakes = [
-            stakes_for(least, draws, risk / 2, 0.0),
-            stakes_for(least, draws, risk, 0.0),
+            *stakes_for(least, draws, torch.stack([risk / 2, risk]), 0.0),
             stakes_for(most, draws, risk / 2, math.inf),
         ]
         # Of values in [0, 1/2] what is above is below for 1/2 less the values.
@@ -238,21 +233,20 @@ def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple
         -1: none.
     """
     cells, keys = cells.cpu(), keys.cpu()
-    groups = None if groups is None else groups.cpu()
-    return _orders_of_pairs(_in_canonical_order(cells, keys), cells, keys, groups)
+    order = _in_canonical_order(cells, keys)
+    groups = None if groups is None else groups.cpu()[order]
+    return _orders_of_pairs(order, cells[order], keys[order], groups)
 
 
 def _orders_of_pairs(
     order: Tensor, cells: Tensor, keys: Tensor, groups: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the same of the rows with ``(n)`` int64 numbers, which are in canonical order."""
-    cells = cells[order]
-    generator = Generator().manual_seed(_seed_of(cells, keys[order]))
+    """Return the same of rows in canonical order, with their ``(n)`` int64 numbers."""
+    generator = Generator().manual_seed(_seed_of(cells, keys))
     orders = range(min(ORDERS, max(1, ROWS_OF_ORDERS // max(1, len(cells)))))
     if groups is None:
         rows = torch.stack([torch.randperm(len(cells), generator=generator) for _ in orders])
     else:
-        groups = groups[order]
         rows = torch.stack([one_of_each(groups, generator) for _ in orders])
     if len(cells) and cells[0] != cells[-1]:
         places = (cells.diff(prepend=cells[:1]) != 0).cumsum(0)
@@ -384,7 +378,7 @@ def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     wide = torch.promote_types(queries.dtype, torch.float32)
     is_read_in_place = queries.dtype == wide and queries.is_contiguous()
     pairs = torch.stack([rows, partners], -1).to(queries.device)
-    at_once = max(1, 2 * NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    at_once = max(1, 4 * NUMBERS_AT_ONCE // max(1, queries.shape[1]))
     signs = torch.tensor([1.0, -1.0], dtype=wide, device=queries.device).repeat(at_once, 1)
 
     def parts() -> Iterator[Tensor]:

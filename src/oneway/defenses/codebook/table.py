@@ -205,7 +205,9 @@ class Codebook(nn.Module):
             values: ``(C, W)``, each cell's entries of its explicit classes, and of each other.
             cells: ``(N)`` int64.
         """
-        return self.scatter(values[cells], self.classes[self.labels[cells]])
+        # Several times as fast on a CPU as indexing.
+        classes = self.classes.index_select(0, self.labels.index_select(0, cells))
+        return self.scatter(values.index_select(0, cells), classes)
 
     def scatter(self, entries: Tensor, classes: Tensor) -> Tensor:
         """Return ``(N, K)`` entries, one per class, from those of explicit classes.

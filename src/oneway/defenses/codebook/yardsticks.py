@@ -171,7 +171,9 @@ def squared_errors(queries: Tensor, moments: CellMoments) -> tuple[Tensor, Tenso
     def parts() -> Iterator[Tensor]:
         for part, own in in_cache(queries, moments.cells):
             rows = part.to(wide)
-            yield torch.stack([mean_square(rows - prior), mean_square(rows - means[own])])
+            yield torch.stack(
+                [mean_square(rows - prior), mean_square(rows - means.index_select(0, own))]
+            )
 
     errors = filled(moments.sums.new_empty(2, count), parts())
     company = torch.stack([torch.full_like(labels, count), labels])
