@@ -56,6 +56,10 @@ class InvalidOptionError(OnewayError, ValueError):
     """An option is outside its range. The message gives the range."""
 
 
+SYNONYMS = {"defence": "guard", "defense": "guard"}
+"""What people write for a name that is spelled otherwise."""
+
+
 class UnknownNameError(OnewayError, ValueError):
     """A name is not registered. The message offers the nearest one and lists the known ones."""
 
@@ -68,7 +72,8 @@ class UnknownNameError(OnewayError, ValueError):
             known: The known names.
         """
         names = sorted(known)
-        nearest = difflib.get_close_matches(name, names, n=1)
+        meant = SYNONYMS.get(name)
+        nearest = [meant] if meant in names else difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
 

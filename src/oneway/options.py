@@ -314,3 +314,22 @@ def _declared_option(field: "dataclasses.Field[Any]", hint: Any) -> Option:
         check=extra["check"],
         is_strength=extra["is_strength"],
     )
+
+
+def check_keywords(
+    call: Callable[..., Any], given: Collection[str], passed: Collection[str]
+) -> None:
+    """Refuse keywords that neither a function takes, nor what it passes them to.
+
+    Args:
+        call: The function, which takes the keywords as ``**options``.
+        given: Their names.
+        passed: Names that it passes on.
+
+    Raises:
+        UnknownNameError: A name is neither; the message names the nearest one.
+    """
+    parameters = inspect.signature(call).parameters.values()
+    own = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    for name in given:
+        UnknownNameError.check(f"option of {call.__name__}", name, {*own, *passed})

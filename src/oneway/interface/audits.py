@@ -36,11 +36,13 @@ from oneway.interface.audit_source import CACHE, AuditSource, OpenedMembers
 from oneway.interface.data import AS_IT_IS, Reading
 from oneway.interface.threats import ThreatSettings, check_data, check_options, parse_threats
 from oneway.metrics import Interval
+from oneway.options import check_keywords
 from oneway.report.audit import Gap
 from oneway.report.figure import draw_reconstructions
 from oneway.report.page.audit import audit_page
 from oneway.report.page.render import render, write_page
 from oneway.report.threats import LEAST_REFERENCES, SYMBOLS, closed_gaps, verdict_of_threats
+from oneway.targets.opening import MODEL_OPTIONS
 
 
 @dataclass(frozen=True, repr=False)
@@ -279,6 +281,7 @@ def audit(
     Raises:
         OnewayError: Model, data or guard cannot be used.
     """
+    check_keywords(audit, model_options, MODEL_OPTIONS)
     source = AuditSource(
         (model, {"outputs": outputs, **model_options}),
         attacker_data,

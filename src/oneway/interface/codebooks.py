@@ -37,7 +37,7 @@ from oneway.defenses.codebook import (
 from oneway.defenses.codebook import certify as certify_table
 from oneway.defenses.codebook.fitted import refuse_training
 from oneway.defenses.codebook.release import Move, Rows
-from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.errors import InvalidOptionError
 from oneway.evaluation import compare_with_clean_scores
 from oneway.evaluation.records import source_commit
 from oneway.evaluation.store import fingerprint
@@ -51,6 +51,7 @@ from oneway.interface.threats import (
     check_goal,
     judged_for_members,
 )
+from oneway.options import check_keywords
 from oneway.releases import Outputs
 
 Guard = CodebookRelease | str | Path
@@ -177,10 +178,7 @@ def fit_codebook(
 
 def _settings_of(settings: Mapping[str, Any]) -> FitSettings:
     """Return the settings of a fit; refuse names that are none of them."""
-    known = [field.name for field in fields(FitSettings)]
-    for name in settings:
-        if name not in known:
-            raise UnknownNameError("setting of a codebook", name, known)
+    check_keywords(fit_codebook, settings, [field.name for field in fields(FitSettings)])
     return FitSettings(**settings)
 
 
@@ -254,6 +252,7 @@ def certify(
     Raises:
         OnewayError: These queries cannot certify this codebook.
     """
+    check_keywords(certify, options, ("drop_copies", "level", "max_l1_worst"))
     scores = read_scores(
         model_or_scores,
         queries,

@@ -23,16 +23,24 @@ from oneway.targets.torch_files import open_exported, open_torchscript
 
 ENTRY_POINT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
+COMMON = ("outputs", "device", "batch_size", "class_names")
+"""Options of every kind of model."""
+
 
 @dataclass(frozen=True)
 class _Kind:
     name: str
     open: Callable[..., Target]
-    is_file: bool = True
+
+    def options(self) -> list[str]:
+        """Return the names of the options that this kind alone has."""
+        parameters = inspect.signature(self.open).parameters.values()
+        names = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        return [name for name in names if name not in COMMON]
 
 
-ENDPOINT = _Kind("an endpoint", open_endpoint, is_file=False)
-FACTORY = _Kind("a factory", open_entry_point, is_file=False)
+ENDPOINT = _Kind("an endpoint", open_endpoint)
+FACTORY = _Kind("a factory", open_entry_point)
 TORCHSCRIPT = _Kind("a TorchScript file", open_torchscript)
 PICKLE = _Kind("a pickle", open_pickle)
 
@@ -47,6 +55,9 @@ FILES = {
     ".torchscript": TORCHSCRIPT,
     ".ts": TORCHSCRIPT,
 }
+
+MODEL_OPTIONS = frozenset(name for kind in (ENDPOINT, *FILES.values()) for name in kind.options())
+"""Options that at least one kind of model has."""
 
 
 def open_target(
@@ -140,18 +151,12 @@ def _checked_options(kind: _Kind, options: Mapping[str, Any]) -> Collection[str]
         InvalidOptionError: It takes no options, and got some.
         UnknownNameError: It has no option of a name.
     """
-    signature = inspect.signature(kind.open).parameters
-    common = ("outputs", "device", "batch_size", "class_names")
-    known = [
-        name
-        for name, parameter in signature.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in common
-    ]
+    known = kind.options()
     for option in options:
         if not known:
             raise InvalidOptionError(f"{kind.name} takes no options, but got {option!r}.")
         UnknownNameError.check(f"option of {kind.name}", option, known)
-    return signature.keys()
+    return inspect.signature(kind.open).parameters
 
 
 def named_target(target: Target, names: tuple[str, ...], where: str) -> Target:
