@@ -22,6 +22,11 @@ NUMBERS_AT_ONCE = 2**17
 
 SCORES = "Pass scores, not class numbers or pixels."
 
+TWO_CLASSES = (
+    "Of a model of two classes with one logit z pass `torch.stack([-z / 2, z / 2], -1).reshape"
+    "(-1, 2)`, with one probability p `torch.stack([1 - p, p], -1).reshape(-1, 2)`."
+)
+
 
 def name_of(dtype: torch.dtype) -> str:
     """Return ``"float32"`` for ``torch.float32``."""
@@ -111,8 +116,8 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
     if logits.ndim < 1 or logits.shape[-1] < 2:
         raise InvalidTensorError(
             f"{name} must have shape (..., K) with K >= 2 classes, but got "
-            f"{tuple(logits.shape)}. A score vector over one class has nothing to protect; "
-            "for a binary model with one output z pass `torch.stack([-z / 2, z / 2], -1)`."
+            f"{tuple(logits.shape)}. A score vector over one class has nothing to protect. "
+            f"{TWO_CLASSES}"
         )
     _require_finite(logits, name)
 

@@ -350,6 +350,10 @@ def check_defense(defense: object) -> None:
     Raises:
         InvalidOptionError: An attribute is missing, or it cannot be called.
     """
+    if isinstance(defense, type):
+        raise InvalidOptionError(
+            f"defense must be a defense, but got the class {defense.__name__}. Pass an instance."
+        )
     if isinstance(defense, Defense):
         return
     lacking = [

@@ -182,6 +182,7 @@ def test_a_defense_that_draws_anew_is_refused_and_keyed_it_is_not():
     ("arguments", "said"),
     [
         ({"defense": "rounding"}, "must be a defense, but got str"),
+        ({"defense": Identity}, "must be a defense, but got the class Identity"),
         ({"defense": ReverseSigmoid()}, "may change labels"),
         ({"decimals": 13}, "decimals"),
         ({"batch_size": 0}, "batch_size"),

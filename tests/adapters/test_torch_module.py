@@ -103,6 +103,8 @@ class Heads(nn.Module):
         (lambda scores: scores.numpy(), "ndarray"),
         (lambda scores: scores[1:], "must answer 12 queries"),
         (lambda scores: scores[0], "must answer 12 queries"),
+        (lambda scores: scores[:, 0], r"stack\(\[1 - p, p\], -1\)\.reshape\(-1, 2\)"),
+        (lambda scores: scores[:, :1], r"stack\(\[1 - p, p\], -1\)\.reshape\(-1, 2\)"),
         (lambda _: ("text",), "tuple of 1"),
         (lambda scores: scores * torch.nan, "finite"),
         (lambda scores: scores.to("meta"), "meta device"),

@@ -1,5 +1,7 @@
 """What may stand before clients, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -170,6 +172,8 @@ def test_whatever_bits_flip_a_codebook_is_refused_or_releases_the_same(
 def test_a_codebook_that_is_missing_or_damaged_is_refused(codebook, tmp_path):
     with pytest.raises(MissingDataError):
         open_guard_file(tmp_path / "no", device=CPU)
+    with pytest.raises(MissingDataError, match=r"by --defense label-only .*build_defense"):
+        open_guard_file(Path("label-only"), device=CPU)
     whole = codebook.read_bytes()
     damaged = tmp_path / "damaged.safetensors"
     flipped = bytearray(whole)

@@ -13,7 +13,12 @@ from PIL import Image
 import oneway
 from auditing.audits import search_little
 from invoking import invoke
-from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
+from oneway.errors import (
+    CorruptDataError,
+    InvalidOptionError,
+    OverlappingSplitsError,
+    UnknownNameError,
+)
 from oneway.evaluation.records import source_commit
 from oneway.interface import read_scores
 from oneway.report.page.certificate import certificate_page
@@ -123,6 +128,7 @@ def test_what_is_missing_or_unknown_is_said_before_any_work(model):
         (lambda: read_scores(model, outputs="logits"), InvalidOptionError, "needs queries"),
         (lambda: read_scores(scores.tolist()), InvalidOptionError, "here a list, .* Scores are an"),
         (lambda: oneway.fit_codebook(scores, min_member=3), UnknownNameError, "min_members"),
+        (lambda: read_scores(scores[:, 0], outputs="logits"), CorruptDataError, r"stack.*reshape"),
         (lambda: oneway.fit_codebook(scores, output="logits"), UnknownNameError, "'outputs'"),
         (lambda: oneway.certify("x", scores, levels=0.9), UnknownNameError, "mean 'level'"),
         (lambda: oneway.audit(model, attacker_data=scores, defense=1), UnknownNameError, "'guard'"),

@@ -172,6 +172,10 @@ def test_what_cannot_be_queries_is_refused_before_any_work(tmp_path):
         read_rows(3, "the queries")
     with pytest.raises(InvalidTensorError, match=r"numbers, .* but are str\. .*pass the \(N, K\)"):
         read_rows(["good film", "bad film"], "the queries")
+    with pytest.raises(InvalidTensorError, match=r"numbers, .* but are str\. .*pass the \(N, K\)"):
+        read_rows(np.array(["ok", "good film"], object), "the queries")
+    with pytest.raises(InvalidTensorError, match=r"is DataLoader\. Pass its `dataset`"):
+        read_rows(torch.utils.data.DataLoader(Pairs()), "the queries")
     (tmp_path / "rows.csv.gz").write_bytes(b"")
     with pytest.raises(CorruptDataError, match=r"that ends in .npz, .* but got .*csv\.gz"):
         read_rows(tmp_path / "rows.csv.gz", "the queries")

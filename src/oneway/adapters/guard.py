@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oneway.checks import (
     FLOATING,
+    TWO_CLASSES,
     LooksLikeProbabilities,
     check_count,
     check_images,
@@ -220,5 +221,5 @@ def check_rows(
             f"{model} must answer {rows} queries with scores of shape ({rows}, K), an array or a "
             f"tensor, but gave {shape or type(scores).__name__}. Wrap it so that it returns its "
             "scores alone, as by `np.asarray(scores, np.float32)`: other outputs would leave "
-            "unguarded."
+            f"unguarded.{' ' + TWO_CLASSES if shape == (rows,) else ''}"
         )

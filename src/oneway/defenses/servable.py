@@ -20,7 +20,12 @@ from oneway.defenses.registry import (
     needs_state,
     needs_surrogate,
 )
-from oneway.errors import CorruptDataError, InvalidOptionError, UnknownNameError
+from oneway.errors import (
+    CorruptDataError,
+    InvalidOptionError,
+    MissingDataError,
+    UnknownNameError,
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,12 @@ def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
         CorruptDataError: The file is no codebook, its table breaks its own rules, or its
             certificate is about another table.
     """
+    name = str(path)
+    if name in DEFENSES and not path.exists():
+        raise MissingDataError(
+            f"there is no file {name}. Pass the defense of that name by --defense {name} "
+            f"(guard=oneway.defenses.build_defense({name!r}, {{}}, None))."
+        )
     release = CodebookRelease.load(path)
     release.state.to(device)
     return ServableDefense("codebook", guard_version(release), release)

@@ -229,7 +229,9 @@ def _classes(values: Any) -> NDArray[Any]:
 
 
 def _is_data_set(data: Any) -> bool:
-    known = (str, Path, np.ndarray, Tensor, Mapping, tuple)
+    if isinstance(data, np.ndarray):  # of texts, or of images of several sizes
+        return data.ndim == 1 and data.dtype.kind in "OSU"
+    known = (str, Path, Tensor, Mapping, tuple)
     has_items = hasattr(data, "__getitem__") and isinstance(data, Sized)
     return has_items and not isinstance(data, known) and not hasattr(data, "columns")
 
@@ -237,7 +239,10 @@ def _is_data_set(data: Any) -> bool:
 def _items(data: Any, name: str) -> tuple[Any, Any]:
     """Return the images or records of a data set, and their classes or None."""
     items = [data[at] for at in range(len(data))]
-    pairs = [isinstance(item, Sequence) and len(item) == 2 for item in items]
+    pairs = [
+        isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2
+        for item in items
+    ]
     if not items or any(pairs) is not all(pairs):
         raise InvalidTensorError(
             f"{name} must hold images, or pairs of an image and its class, at least one, but is a "
@@ -248,7 +253,8 @@ def _items(data: Any, name: str) -> tuple[Any, Any]:
         raise InvalidTensorError(
             f"the items of {name} must be images or records of numbers, or pairs of one and its "
             f"class, but are {type(items[0]).__name__}. Of a model of texts or of other inputs, "
-            "pass the (N, K) scores in place of the model and its queries."
+            "pass the (N, K) scores in place of the model and its queries; an audit needs numbers, "
+            "such as embeddings, and the function from them to scores."
         )
     if len({(row.shape, row.dtype) for row in rows}) != 1:
         raise InvalidTensorError(
@@ -293,8 +299,9 @@ def _images(data: Any, name: str, reading: Reading, report: ProgressCallback) ->
         read = load_queries(Path(data), channels=reading.channels, size=reading.size, report=report)
         return Rows(read.images, read.labels, read.names, read.notes, name)
     if not isinstance(data, np.ndarray | Tensor):
+        remedy = " Pass its `dataset`." if hasattr(data, "dataset") else ""
         raise InvalidTensorError(
             f"{name} must be a path, an array, a tensor, a DataFrame or a data set of PyTorch, but "
-            f"is {type(data).__name__}."
+            f"is {type(data).__name__}.{remedy}"
         )
     return Rows(image_tensor(as_array(data), Path(name)), None, None, (), name)

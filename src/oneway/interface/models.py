@@ -11,7 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import check_confidences, check_count, check_logits, refuse_probabilities
+from oneway.checks import (
+    TWO_CLASSES,
+    check_confidences,
+    check_count,
+    check_logits,
+    refuse_probabilities,
+)
 from oneway.contracts import ScoredTarget, Target
 from oneway.data import ProgressCallback, image_tensor, no_progress, read_npz
 from oneway.data.mapped import spool_parquet
@@ -248,9 +254,10 @@ def _scores(arrays: Arrays, path: Path, outputs: str | None) -> tuple[Tensor, st
         take_array(arrays, path, "logits", "confidences")
     scores = take_array(arrays, path, str(found))
     if scores.ndim != 2 or scores.dtype not in (np.float16, np.float32, np.float64):
+        remedy = TWO_CLASSES if scores.ndim == 1 else "Save `np.asarray(scores, np.float64)`."
         raise CorruptDataError(
             f"scores in {path} must be float16, float32 or float64 of shape (N, K), but are "
-            f"{scores.dtype} of shape {scores.shape}. Save `np.asarray(scores, np.float64)`."
+            f"{scores.dtype} of shape {scores.shape}. {remedy}"
         )
     if not len(scores):
         raise CorruptDataError(f"scores in {path} must have at least one row, but have none.")

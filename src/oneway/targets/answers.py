@@ -176,8 +176,8 @@ class AnswerRules:
             raise InvalidTensorError(
                 f"{self.name} must answer {rows} queries with scores of shape ({rows}, K), K >= 2, "
                 f"but gave {tuple(scores.shape)}: one number for each. If {column} is the score "
-                f"of the second of two classes, return `numpy.stack({both}, -1)`, as by a "
-                "function that is opened as package.module:factory."
+                f"of the second of two classes, return `numpy.stack({both}, -1).reshape(-1, 2)`, "
+                "as by a function that is opened as package.module:factory."
             )
 
 
