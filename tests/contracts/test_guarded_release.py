@@ -40,6 +40,7 @@ from oneway.defenses.base import ScoreDefense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.rounding import Rounding
 from oneway.errors import InvalidTensorError, OnewayError
+from oneway.options import injected
 from oneway.playground.session import Session
 from oneway.playground.settings import Setting
 from oneway.releases import guarded_release, release
@@ -407,6 +408,25 @@ class Flipping(ScoreDefense):
 
     def transform(self, logits):
         return logits.copy_(logits.flip(-1))
+
+
+class Transforming(ScoreDefense):
+    """Answers with anything."""
+
+    answer: object = injected("What it answers with.")
+
+    def transform(self, logits):
+        return self.answer(logits)
+
+
+def test_an_answer_that_is_no_logits_is_refused_by_its_shape_or_type():
+    for answer, got in (
+        (lambda logits: logits[:, 1:], r"shape \(6, 3\), but gave \(6, 2\)"),
+        (lambda logits: logits[0], r"gave \(3,\)"),
+        (lambda logits: logits.numpy(), "gave ndarray"),
+    ):
+        with pytest.raises(InvalidTensorError, match=got):
+            Transforming(answer=answer)(LOGITS[:, :3])
 
 
 class Overriding(Rounding):

@@ -128,6 +128,7 @@ def test_what_is_missing_or_unknown_is_said_before_any_work(model):
         (lambda: read_scores(model, outputs="logits"), InvalidOptionError, "needs queries"),
         (lambda: read_scores(scores.tolist()), InvalidOptionError, "here a list, .* Scores are an"),
         (lambda: oneway.fit_codebook(scores, min_member=3), UnknownNameError, "min_members"),
+        (lambda: read_scores("s.csv"), InvalidOptionError, r"model, here s\.csv, .*class as \.npy"),
         (lambda: read_scores(scores[:, 0], outputs="logits"), CorruptDataError, r"stack.*reshape"),
         (lambda: oneway.fit_codebook(scores, output="logits"), UnknownNameError, "'outputs'"),
         (lambda: oneway.certify("x", scores, levels=0.9), UnknownNameError, "mean 'level'"),

@@ -68,6 +68,8 @@ def test_what_no_parquet_file_of_scores_is_is_refused(tmp_path):
         )
         with pytest.raises(CorruptDataError, match="lists of numbers"):
             spool_parquet(path, ("logits",))
+    with pytest.raises(CorruptDataError, match=r"column named scores, .* logits\. .* as \.npy"):
+        spool_parquet(path, ("scores",))
     path.write_bytes(b"PAR1 is not enough")
     with pytest.raises(CorruptDataError, match=r"no \.parquet file"):
         spool_parquet(path, ("logits",))

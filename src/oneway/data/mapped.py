@@ -41,13 +41,14 @@ def spool_parquet(path: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
 
     Args:
         path: The file.
-        names: Columns of lists of equal length that are read where the file has them.
+        names: Columns of lists of equal length that are read where the file has them, at least one.
 
     Returns:
         ``(N, W)`` by name. The temporary files go when the tensors do.
 
     Raises:
-        CorruptDataError: The file is no Parquet file, or a list has another length or a gap.
+        CorruptDataError: The file is no Parquet file or has none of these columns, or a list has
+            another length or a gap.
         MissingExtraError: pyarrow is not installed.
     """
     parquet = load_extra("pyarrow.parquet", extra="records", purpose="reading .parquet files")
@@ -58,6 +59,13 @@ def spool_parquet(path: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
         raise CorruptDataError(f"{path} is no .parquet file ({kind_of(error)}).") from error
     with file:
         rows, known = file.metadata.num_rows, file.schema_arrow.names
+        if not set(names) & set(known):
+            raise CorruptDataError(
+                f"{path} must hold a list of numbers for each query in a column named "
+                f"{' or '.join(names)}, but has the columns {', '.join(known[:8])}"
+                f"{', …' * (len(known) > 8)}. Of a column for each class save `frame.to_numpy()` "
+                "as .npy."
+            )
         return {name: _spooled(_vectors(file, name, path), rows) for name in names if name in known}
 
 

@@ -80,7 +80,7 @@ class BaseDefense(ABC):
         Raises:
             InvalidTensorError: ``logits`` are not finite floating scores, or over other classes
                 than the defense was fitted to; or images are needed, and are missing, not finite
-                or not one per row.
+                or not one per row; or the defense's own answer has another shape.
         """
         # A caller may be in inference mode, whose tensors take no part in a gradient.
         with torch.inference_mode(False), torch.no_grad():
@@ -133,6 +133,12 @@ class BaseDefense(ABC):
         """Return ``(..., N, K)`` answers in the type of ``logits``, labels lifted if promised."""
         if self.is_finished:
             return answers
+        if not isinstance(answers, Tensor) or answers.shape[-logits.ndim :] != logits.shape:
+            got = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+            raise InvalidTensorError(
+                f"{type(self).__name__} must answer with logits of shape {tuple(logits.shape)}, "
+                f"but gave {got}. Return a tensor of a score for each class of each row."
+            )
         answers = narrowed(answers, logits.dtype)
         if not self.keeps_label:
             return answers

@@ -147,10 +147,12 @@ def read_scores(
     in_file = isinstance(source, str | Path) and Path(source).suffix.lower() in SCORE_FILES
     if not in_file and not isinstance(source, np.ndarray | Tensor):
         if queries is None:
+            got = str(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
             raise InvalidOptionError(
-                f"a model, here a {type(source).__name__}, needs queries to be asked about. Pass "
+                f"a model, here {got}, needs queries to be asked about. Pass "
                 "--queries DATA (queries=...): a folder or file of images, or a table. Scores are "
-                "an array or a tensor, or a file that ends in .npy, .npz or .parquet."
+                "an array or a tensor, or a file that ends in .npy, .npz or .parquet: save a table "
+                "with a column for each class as .npy, by `frame.to_numpy()`."
             )
         # First, since a model that cannot be opened is found in no time, and images take long.
         opened = open_model(source, outputs=outputs, device=device, **options)

@@ -34,7 +34,9 @@ def read_inputs(
     """
     sent = {tensor.name: tensor for tensor in request.inputs}
     if sent.keys() != declared.keys() or len(sent) < len(request.inputs):
-        raise MessageError(f"the inputs are {', '.join(declared)}, each of them once")
+        raise MessageError(
+            f"a request must hold the inputs {', '.join(declared)}, each of them once, and no other"
+        )
     first = sent[next(iter(declared))].shape
     rows = first[0] if first else 0
     if not 1 <= rows <= most_rows:

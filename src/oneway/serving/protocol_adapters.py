@@ -111,11 +111,13 @@ class OpenInferenceAdapter:
         if request.outputs:
             wanted = frozenset(output.name for output in request.outputs)
             if not wanted <= known:
-                raise MessageError(f"the outputs are {', '.join(sorted(known))}, and no other")
+                raise MessageError(
+                    f"a request may ask for the outputs {', '.join(sorted(known))}, and no other"
+                )
         names = [tensor.name for tensor in request.inputs]
         if len(set(names)) < len(names) or not set(names) <= (self.inputs.keys() or set(names)):
             raise MessageError(
-                f"the inputs are {', '.join(sorted(self.inputs)) or 'free'}, each of them once"
+                f"a request must hold each input once, of {', '.join(sorted(self.inputs)) or 'any'}"
             )
         for tensor in request.inputs:
             wanted_type = self.inputs.get(tensor.name, tensor.datatype)

@@ -209,5 +209,6 @@ def _kind_of(where: str) -> _Kind:
     raise InvalidOptionError(
         f"cannot tell what the target {where!r} is. Give package.module:factory, an address that "
         f"begins with http:// or https://, or a file that ends in one of {', '.join(FILES)}. For "
-        "any other model, and for a state dict, write a factory that builds and loads it."
+        "any other model, and for a state dict, write a factory that builds and loads it. Scores "
+        "that were recorded are for oneway codebook, choose, certify, defend and attack."
     )
