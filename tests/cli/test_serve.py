@@ -394,6 +394,8 @@ def test_requests_that_are_printed_fit_token_tls_and_address():
         for pattern in wanted:
             assert re.search(pattern, said), (name, said)
         assert "[0.5] * 12288" in said
+    metadata.inputs.append(TensorMetadata(name="ward", datatype="BYTES", shape=[-1]))
+    assert next(sample_requests(server, {"port": 1}, "/v2/models/m", None)).startswith("# in place")
     plain = ProxyOptions(request_key="a.0.b", response_key="c", input_shape=(2, 3))
     server = SimpleNamespace(settings=ServingSettings(), metadata=None)
     (curl,) = sample_requests(server, {"port": 1}, "/predict", sample_of(plain))

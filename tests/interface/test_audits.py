@@ -107,7 +107,7 @@ def test_a_gap_that_is_missed_fails_a_test_suite_with_the_verdict(guarded):
         with pytest.raises(kind, match=r"G must be at least 1, but") as missed:
             guarded.assert_gap(1.0)
     assert str(missed.value).splitlines()[-1] == guarded.verdict == repr(guarded)[14:-1]
-    for least in (math.nan, math.inf, 90):  # of a percentage, or of a figure that is missing
+    for least in (math.nan, math.inf, 90, "0.9"):  # a percentage, missing, or of the environment
         with pytest.raises(InvalidOptionError, match="least must be a number of at most 1"):
             guarded.assert_gap(least)
 

@@ -113,6 +113,8 @@ def sample_requests(
     elif settings.token_file is not None:
         words.append(f'-H "Authorization: Bearer $(cat {shlex.quote(str(settings.token_file))})"')
     inputs = [] if metadata is None else [_query(each) for each in metadata.inputs]
+    if sample is None and any(datatype == "BYTES" for _, _, datatype, *_ in inputs):
+        yield '# in place of "a", put a text that the model knows, such as a category'
     sample = sample or _sample_query(inputs)
     if sample.program is not None:
         program = f"import json; print(json.dumps({sample.program}))"

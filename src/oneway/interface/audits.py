@@ -190,10 +190,10 @@ class AuditResult:
             GapTooSmallError: It hides less, or a flag is raised that nothing explains.
             InvalidOptionError: ``least`` is no number of at most 1.
         """
-        if not math.isfinite(least) or least > 1:
+        if not isinstance(least, int | float) or not math.isfinite(least) or least > 1:
             raise InvalidOptionError(
-                f"least must be a number of at most 1, such as 0.9, but got {least}. G is 1 where "
-                "scores reveal no more than the label."
+                f"least must be a number of at most 1, such as 0.9, but got {least!r}. G is 1 "
+                "where scores reveal no more than the label."
             )
         missed = self.missed(least)
         if missed:
