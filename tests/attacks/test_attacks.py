@@ -138,6 +138,13 @@ def test_static_needs_clean_scores():
         static(blind, Notes())
 
 
+@looped("made", [None, {}, {"nearest": lambda rows: rows}])
+def test_an_attack_that_returns_no_reconstructor_is_refused(made, monkeypatch):
+    monkeypatch.setattr(type(static), "run", lambda *_: made)
+    with pytest.raises(InvalidOptionError, match="static attacker must return at least one"):
+        static(knowledge(), Notes())
+
+
 @looped("saw_clean", [True, False])
 def test_retrained_trains_on_released_scores_whether_or_not_it_saw_clean_ones(saw_clean):
     seen, notes, asked = knowledge(), Notes(), queries()

@@ -164,7 +164,8 @@ class InversionAttack(Attack):
             Reconstructors by name; none where the attack does not apply.
 
         Raises:
-            InvalidOptionError: The attack needs clean confidences, and the attacker never saw any.
+            InvalidOptionError: The attack needs clean confidences, and the attacker never saw any;
+                or it returned no reconstructor.
         """
         available = knowledge.available
         if not self.applies(available | {"clean"}):
@@ -174,7 +175,15 @@ class InversionAttack(Attack):
                 f"the {self.name} attacker needs clean confidences of the auxiliary images, but "
                 "there are none. Pass them, or leave this attacker out."
             )
-        return self.run(knowledge, train)
+        reconstructors = self.run(knowledge, train)
+        kinds = {type(each) for each in (reconstructors or {}).values()}
+        if kinds != {Reconstructor}:
+            raise InvalidOptionError(
+                f"run of the {self.name} attacker must return at least one Reconstructor, by name, "
+                "but returned none or something else. Name in `requires` what it does not run "
+                "without."
+            )
+        return reconstructors
 
 
 class IdentificationAttack(Attack):
