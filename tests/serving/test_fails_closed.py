@@ -19,6 +19,7 @@ from guarded_servers import (
     digits_in,
     eventually,
     linear_model,
+    logged,
     running,
     served_model,
     serving,
@@ -164,6 +165,15 @@ def test_the_log_says_what_was_raised_where_and_not_what_it_said(server, faulty)
     assert '"error": "ValueError"' in said
     assert re.search(r'"raised": "[^"]*test_fails_closed\.py, line \d+"', said)
     assert "scores were" not in said
+
+
+def test_warnings_are_logged_without_their_text_if_python_shows_them():
+    with logged() as log:
+        warnings.warn("an open file", ResourceWarning, stacklevel=1)
+        assert log.getvalue() == ""
+        warnings.warn("a score", RuntimeWarning, stacklevel=1)
+        assert '"py.warnings"' in log.getvalue()
+        assert "a score" not in log.getvalue()
 
 
 @pytest.mark.hostile("a query that makes the guard fail on its batch", 1, "503 for that query only")

@@ -51,6 +51,7 @@ def start_logging(level: str, stream: TextIO | None = None) -> None:
     logging.getLogger("oneway").setLevel(level.upper())
     logging.captureWarnings(True)  # a warning's text may quote numbers
     warnings.simplefilter("default")
+    warnings.simplefilter("ignore", ResourceWarning)  # as in Python; nobody can use it without text
     for name in QUIET:
         logger = logging.getLogger(name)
         logger.handlers[:] = []
