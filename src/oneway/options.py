@@ -316,6 +316,12 @@ def _declared_option(field: "dataclasses.Field[Any]", hint: Any) -> Option:
     )
 
 
+def keywords_of(call: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters that a function or class takes as keywords alone."""
+    parameters = inspect.signature(call).parameters.values()
+    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+
+
 def check_keywords(
     call: Callable[..., Any], given: Collection[str], passed: Collection[str]
 ) -> None:

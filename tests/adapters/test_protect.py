@@ -10,7 +10,7 @@ from torch import nn
 import oneway
 from endpoints import OpenInferenceServer, running
 from oneway.defenses.rounding import Rounding
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.interface import open_model
 from optional import later
 from rows import leads
@@ -87,6 +87,8 @@ def test_what_scores_are_is_asked_for_and_never_guessed(guard):
         oneway.protect(fitted, guard, outputs="logits")
     with pytest.raises(InvalidOptionError, match="but is int"):
         oneway.protect(3, guard, outputs="logits")
+    with pytest.raises(UnknownNameError, match=r"option of protect 'decimal'.*mean 'decimals'"):
+        oneway.protect(fitted, guard, decimal=2)
 
 
 def test_a_classifier_without_probabilities_is_refused_with_what_gives_them(guard):

@@ -17,11 +17,16 @@ from oneway.contracts import Defense, ScoredTarget
 from oneway.defenses import open_guard_file
 from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
+from oneway.options import check_keywords, keywords_of
 from oneway.releases import Outputs
 from oneway.targets import open_target
 from oneway.targets.modules import names_its_logits
 from oneway.targets.objects import is_estimator, is_pipeline, is_pyfunc, is_session
 from oneway.targets.onnx_file import choose_output
+from oneway.targets.opening import MODEL_OPTIONS
+
+OPTIONS = {*MODEL_OPTIONS, *keywords_of(GuardedSession), *keywords_of(Guard), "class_names"}
+"""What :func:`protect` takes beside its own parameters, depending on the kind of model."""
 
 
 def load_guard(path: str | Path, *, device: torch.device | None = None) -> CodebookRelease:
@@ -83,6 +88,7 @@ def protect(
     Raises:
         OnewayError: The model is of another kind, or cannot be guarded.
     """
+    check_keywords(protect, options, OPTIONS)
     defense = load_guard(guard) if isinstance(guard, str | Path) else guard
     chosen: dict[str, Any] = {"decimals": decimals, **options}
     if isinstance(model, str | Path):

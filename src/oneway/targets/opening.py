@@ -12,6 +12,7 @@ import torch
 from oneway.checks import check_count
 from oneway.contracts import Target
 from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
+from oneway.options import keywords_of
 from oneway.releases import Outputs
 from oneway.targets.answers import checked_class_names, class_names_of
 from oneway.targets.estimator import open_pickle, open_skops
@@ -34,9 +35,7 @@ class _Kind:
 
     def options(self) -> list[str]:
         """Return the names of the options that this kind alone has."""
-        parameters = inspect.signature(self.open).parameters.values()
-        names = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-        return [name for name in names if name not in COMMON]
+        return [name for name in keywords_of(self.open) if name not in COMMON]
 
 
 ENDPOINT = _Kind("an endpoint", open_endpoint)
