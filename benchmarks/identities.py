@@ -62,11 +62,11 @@ from oneway.metrics import (
     FeatureRegression,
     Interval,
     PrincipalComponents,
+    bootstrap_ratio,
     expected_hits,
     rank_share,
     reidentification_ranks,
 )
-from oneway.metrics.intervals import percentile_ends
 from oneway.report.page.charts import (
     BOTTOM,
     HEIGHT,
@@ -431,13 +431,11 @@ class Stage:
 
 def interval(values: Tensor, people: Tensor, seed: int) -> Interval:
     """Return the mean over queries, with its 95 % interval over draws of people."""
-    generator = torch.Generator().manual_seed(seed)
     members = people.unique(return_inverse=True)[1]
     counts = members.bincount().double()
     sums = torch.zeros_like(counts).index_add_(0, members, values.double())
-    drawn = torch.randint(len(counts), (DRAWS, len(counts)), generator=generator)
-    means = sums[drawn].sum(-1) / counts[drawn].sum(-1)
-    return percentile_ends(means, means, float(values.double().mean()), 0.95)
+    generator = torch.Generator().manual_seed(seed)
+    return bootstrap_ratio(sums, counts, generator=generator, resamples=DRAWS)
 
 
 def measure(

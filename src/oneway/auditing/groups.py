@@ -1,25 +1,28 @@
 """Leakage by group of queries: of whom the scores reveal most beyond the label."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from oneway.auditing.audit_target import Answers, AuditTarget
 from oneway.auditing.measures import Measures, SeedResult
 from oneway.data import Column
-from oneway.metrics import Interval, rank_share
+from oneway.metrics import Interval, bootstrap_ratio, rank_share
 
 FEWEST_QUERIES = 30
-"""Fewest queries of a group: intervals of fewer miss too often if errors are skewed."""
+"""Fewest queries of a group: intervals of fewer say little."""
 
 MOST_VALUES = 12
 """Most different values of a column whose values are groups."""
 
 RISK = 0.05
 """Share of audits in which the interval of some group misses, about."""
+
+RESAMPLES = 2000
+"""Fewest draws of queries behind an interval; of many groups more, so that one lies beyond it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class GroupLeakage:
         clean_error: Error of the best attack on clean scores, on the same queries.
         reduction: Share of the label-only error that the release takes off, ``1 - error /
             label_error``; with intervals that hold for all groups at once (about 95 %, over
-            queries).
+            queries). An end is infinite where the queries are too few to tell.
         reidentified: Share of queries that the best attacker re-identifies at rank 1, on the first
             seed.
     """
@@ -92,35 +95,18 @@ def leakage_by_group(
             error=float(error[rows].mean()),
             label_error=float(label[rows].mean()),
             clean_error=float(clean[rows].mean()),
-            reduction=relative_reduction(error[rows], label[rows], RISK / len(groups)),
+            reduction=bootstrap_ratio(
+                label[rows] - error[rows],
+                label[rows],
+                # Always the same draws, so that nobody picks them.
+                generator=Generator().manual_seed(0),
+                level=1 - RISK / len(groups),
+                resamples=max(RESAMPLES, math.ceil(2 * len(groups) / RISK) + 1),
+            ),
             reidentified=rank_share(ranks[rows], 1),
         )
         for kind, name, rows in groups
     )
-
-
-def relative_reduction(errors: Tensor, label_errors: Tensor, risk: float) -> Interval:
-    """Return by which share of the label-only error an attacker's error is lower, on average.
-
-    Args:
-        errors: ``(N)`` float64 errors of the attacker; at least two.
-        label_errors: ``(N)`` float64 errors of the label-only attacker, of the same queries; their
-            mean is above 0.
-        risk: Share of samples whose interval misses, in ``(0, 1)``.
-
-    Source:
-        The delta method for a ratio of means: Casella and Berger, Statistical Inference, 5.5.4.
-        Student's quantile by its expansion: Abramowitz and Stegun, 26.7.5, to the second order,
-        which is exact to 3 digits from 30 queries on.
-    """
-    mean = label_errors.mean()
-    reduction = 1 - errors.mean() / mean
-    residuals = (label_errors - errors - reduction * label_errors) / mean
-    z, freedom = NormalDist().inv_cdf(1 - risk / 2), len(errors) - 1
-    quantile = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    half = quantile * float(residuals.std()) / len(errors) ** 0.5
-    estimate = float(reduction)
-    return Interval(estimate - half, estimate, estimate + half)
 
 
 def _groups(

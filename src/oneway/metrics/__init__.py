@@ -1,6 +1,6 @@
 """Measures of reconstructions, and of the cost of a defense to its users."""
 
-from oneway.metrics.intervals import Interval, bootstrap_gap, bootstrap_mean
+from oneway.metrics.intervals import Interval, bootstrap_gap, bootstrap_mean, bootstrap_ratio
 from oneway.metrics.reconstruction import (
     categorical_accuracy,
     closed_gap,
@@ -46,6 +46,7 @@ __all__ = [
     "ReliabilityBin",
     "bootstrap_gap",
     "bootstrap_mean",
+    "bootstrap_ratio",
     "brier_score",
     "categorical_accuracy",
     "closed_gap",

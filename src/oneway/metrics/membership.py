@@ -18,13 +18,14 @@ from torch import Generator, Tensor
 
 from oneway.checks import check_count, check_level
 from oneway.errors import InvalidTensorError
-from oneway.metrics.intervals import Interval, percentile_ends
+from oneway.metrics.intervals import Interval
 
 LOW_RATE, LOWEST_RATE = 0.01, 0.001
 """False positive rates at which the true positive rate is read."""
 
-LEAST_FOR_LOWEST = 10_000
-"""Least number of non-members for the lower of the two rates: ten of them lie beyond it."""
+LEAST_FOR_LOW, LEAST_FOR_LOWEST = 1_000, 10_000
+"""Non-members of which ten lie beyond each rate: with fewer, intervals of the first miss too often,
+and the second is not read."""
 
 RESAMPLES = 400
 LEVEL = 0.95
@@ -144,9 +145,10 @@ def percentile_interval(values: Tensor, level: float = LEVEL) -> Interval:
     """
     check_level(level)
     draws = values[1:].double()
-    lowest = draws.nan_to_num(-torch.inf, torch.inf, -torch.inf)
-    highest = draws.nan_to_num(torch.inf, torch.inf, -torch.inf)
-    return percentile_ends(lowest, highest, float(values[0]), level)
+    beyond = math.floor((1 - level) / 2 * (len(draws) - 1))
+    low = draws.nan_to_num(-torch.inf, torch.inf, -torch.inf).sort().values
+    high = draws.nan_to_num(torch.inf, torch.inf, -torch.inf).sort(descending=True).values
+    return Interval(float(low[beyond]), float(values[0]), float(high[beyond]))
 
 
 def over_models(values: Sequence[Tensor], generator: Generator) -> Tensor:

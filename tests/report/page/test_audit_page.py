@@ -5,6 +5,7 @@ import copy
 import io
 import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -467,6 +468,15 @@ def test_groups_stand_from_the_most_hurt_on_with_the_numbers_of_the_record(audit
     listed = record.to_json() | {"adaptive_error": 0.0}
     assert "groups with fewer queries are hurt more" in words(page_of(listed))
     assert page_of(LENET).every("section", id="groups") == []
+
+
+def test_a_group_with_too_few_queries_for_an_interval_says_so(audits):
+    record = audits.tables.record.to_json()
+    groups = [group for group in record["groups"] if group["kind"] == "sex"]
+    endless = [group | {"reduction": group["reduction"] | {"low": -math.inf}} for group in groups]
+    page = page_of(record | {"groups": endless})
+    assert "(too few queries for an interval)" in words(page)
+    assert {row[6] for row in rows_of(tables(page)["Leakage by sex"])} == {"-"}
 
 
 def test_a_figure_has_a_title_a_description_and_a_table(shown):

@@ -1,5 +1,6 @@
 """Leakage by group on an audit's page: of whom the scores reveal most."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -32,11 +33,16 @@ COLUMNS = {
     "from the label alone": Column(attrgetter("label_error"), ".4f"),
     "from clean scores": Column(attrgetter("clean_error"), ".4f"),
     "taken off": Column(attrgetter("reduction.estimate"), percent),
-    "low": Column(attrgetter("reduction.low"), percent),
-    "high": Column(attrgetter("reduction.high"), percent),
+    "low": Column(lambda group: _finite(group.reduction.low), percent),
+    "high": Column(lambda group: _finite(group.reduction.high), percent),
     "re-identified": Column(attrgetter("reidentified"), percent),
 }
 """Columns of a table of groups."""
+
+
+def _finite(end: float) -> float | None:
+    """Return the end of an interval; None where the queries are too few to tell."""
+    return end if math.isfinite(end) else None
 
 
 def overall_reduction(record: InversionRecord) -> float:
@@ -49,15 +55,17 @@ def hurt_sentence(record: InversionRecord, groups: Sequence[GroupLeakage]) -> st
     worst = max(groups, key=attrgetter("reduction.estimate"))
     overall, interval = overall_reduction(record), worst.reduction
     chance = "The difference from the average may be chance."
+    sure = f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %"
+    if _finite(interval.low) is None or _finite(interval.high) is None:
+        sure = "too few queries for an interval"
     if interval.low > overall:
         chance = "More than on average, beyond chance."
     elif round(100 * interval.estimate) < round(100 * overall):  # a mean is below the largest
         chance = "That is less than on average: groups with fewer queries are hurt more."
     return (
         f"Most hurt, of groups with at least {FEWEST_QUERIES} queries: {worst.kind} {worst.name}. "
-        f"The scores take {100 * interval.estimate:.0f} % ({100 * interval.low:.0f} to "
-        f"{100 * interval.high:.0f} %) off the error that the label alone leaves; of all queries, "
-        f"{100 * overall:.0f} %. {chance}"
+        f"The scores take {100 * interval.estimate:.0f} % ({sure}) off the error that the label "
+        f"alone leaves; of all queries, {100 * overall:.0f} %. {chance}"
     )
 
 
@@ -87,8 +95,8 @@ def _chart(name: str, title: str, record: InversionRecord, groups: Sequence[Grou
             group.reduction.estimate,
             percent(group.reduction.estimate),
             place == 0,
-            group.reduction.low,
-            group.reduction.high,
+            _finite(group.reduction.low),
+            _finite(group.reduction.high),
         )
         for place, group in enumerate(groups)
     ]
