@@ -65,7 +65,10 @@ def undefended(audited: AuditTarget, folder: Path) -> StealingRecord:
 
 def test_clean_scores_are_stolen_exactly_and_hide_nothing(undefended: StealingRecord) -> None:
     (result,) = undefended.budgets
-    assert result.thefts[CLEAN].fidelity.estimate == 1
+    fidelity = result.thefts[CLEAN].fidelity
+    assert (fidelity.estimate, fidelity.high) == (1, 1)
+    # Of a copy that is right of 600 queries this often, all 600 are right in 2.5 % of samples.
+    assert fidelity.low**600 == pytest.approx(0.025)
     assert result.thefts[CLEAN].accuracy == 1
     assert result.thefts[CLEAN].thief == "equation-solving, least squares"
     assert result.thefts[CLEAN].score_error < 1e-3

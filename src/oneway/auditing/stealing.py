@@ -23,6 +23,7 @@ from oneway.auditing.plan import AuditSettings
 from oneway.auditing.tasks import AuditTasks
 from oneway.contracts import Defense, Query
 from oneway.data import ProgressCallback, check_disjoint, no_progress
+from oneway.defenses.codebook.shares import lower_expectation
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError
@@ -66,9 +67,10 @@ class Theft:
     """How well thieves copied the model from one release.
 
     Attributes:
-        fidelity: Share of queries on which the strongest copy has the model's label, with its 95 %
-            interval over queries; mean over seeds. Each seed's strongest copy is chosen on these
-            queries, for all releases alike: chance favours the thieves.
+        fidelity: Share of queries on which the strongest copy has the model's label, with a 95 %
+            interval over queries that holds for any distribution; mean over seeds. Each seed's
+            strongest copy is chosen on these queries, for all releases alike: chance favours the
+            thieves.
         accuracy: Share of queries on which it has the true label; None if labels are unknown.
         score_error: Lowest mean L1 distance, in [0, 2], of any copy's confidences to the model's
             clean ones; mean over seeds.
@@ -463,10 +465,11 @@ class StealingAudit:
             agrees[RELEASED] = agrees[LABEL]
             strongest[RELEASED] = strongest[LABEL]
         thefts = {
-            name: _theft(bootstrap_mean(agrees[name], generator=draws()), seeds, graded[name])
+            name: _theft(_fidelity(agrees[name]), seeds, graded[name])
             for name, seeds in strongest.items()
         }
         gain = bootstrap_mean(agrees[CLEAN] - agrees[LABEL], generator=draws())
+        gain = Interval(max(-1.0, gain.low), gain.estimate, min(1.0, gain.high))
         gap = None
         if gain.low > 0:
             lost = [1 - agrees[name] for name in (RELEASED, CLEAN, LABEL)]
@@ -477,6 +480,16 @@ class StealingAudit:
 def _copied(guard: Defense) -> Callable[[Tensor], Tensor]:
     """Return a thief's own copy of a guard: clean logits to released confidences."""
     return lambda logits: release(guard(logits))
+
+
+def _fidelity(agrees: Tensor) -> Interval:
+    """Return the mean of ``(N)`` shares of seeds, with an interval that holds for any of them.
+
+    Resampling would tell nothing where all copies agree on all queries.
+    """
+    mean, risk = float(agrees.mean()), 0.05
+    low, below = (lower_expectation(each, len(agrees), risk / 2) for each in (mean, 1 - mean))
+    return Interval(low, mean, 1 - below)
 
 
 def _theft(
