@@ -185,6 +185,18 @@ def test_mean_and_label_are_estimated_as_the_certified_error_is():
         assert found.by_label[str(label)] == pytest.approx(wanted)
 
 
+def test_the_labels_interval_holds_where_many_labels_have_one_query():
+    """A twentieth of the queries is alone in its label, and counts as an error of 0."""
+    missed = 0
+    for seed in range(30):
+        generator = seeded(seed)
+        labels = torch.randint(100, (300,), generator=generator)
+        queries = (torch.rand(300, 3, generator=generator) < 0.5).double()
+        found = yardsticks_of_labels(labels, queries, 0.95, CellMoments.of(labels, queries))
+        missed += not found.label.low <= 0.25 <= found.label.high
+    assert missed <= 3, missed
+
+
 def told(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``(N, 2)`` logits, and ``(N, 1, 1, 2)`` images that all but follow from them.
 

@@ -29,13 +29,19 @@ the Royal Statistical Society B 86, 2024). The statement about three means at on
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from oneway.checks import filled
-from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
+from oneway.defenses.codebook.betting import (
+    LARGEST,
+    MOST,
+    half_squared,
+    orders_of_pairs,
+    stakes_for,
+)
 from oneway.defenses.codebook.measures import CellMoments, in_cache, mean_square
 from oneway.defenses.codebook.traffic import query_keys
 from oneway.errors import InvalidOptionError
@@ -129,13 +135,16 @@ def yardstick(errors: Tensor, level: float) -> Yardstick:
         drawn = torch.randperm(len(errors), generator=generator)[: size * MOST_RESAMPLED]
         errors = errors.cpu().double()[drawn].view(-1, size).mean(-1)
     interval = bootstrap_mean(errors, generator=generator, level=level)
-    return Yardstick(estimate, min(interval.low, estimate), min(max(interval.high, estimate), 1.0))
+    low, high = max(0.0, min(interval.low, estimate)), min(1.0, max(interval.high, estimate))
+    return Yardstick(estimate, low, high)
 
 
 def yardsticks_of_labels(
     labels: Tensor, queries: Tensor, level: float, moments: CellMoments
 ) -> Yardsticks:
     """Return what guesses by mean and by label err, estimated as the certified error is.
+
+    Queries that are alone in their label may add up to 1/4 each to the upper end.
 
     Args:
         labels: ``(N)`` int64, the predicted label of each query.
@@ -149,8 +158,12 @@ def yardsticks_of_labels(
         str(number): float(label[labels.cpu() == number].mean())
         for number in numbers[counts > 1].tolist()
     }
-    ends = [yardstick(errors, level) for errors in (prior, label)]
-    return Yardsticks(ends[0], ends[1], by_label)
+    guess = yardstick(label, level)
+    alone = (moments.counts == 1)[moments.cells].cpu()
+    if alone.any():
+        most = yardstick(label.masked_fill(alone, LARGEST), level)
+        guess = replace(guess, high=most.high)
+    return Yardsticks(yardstick(prior, level), guess, by_label)
 
 
 def squared_errors(queries: Tensor, moments: CellMoments) -> tuple[Tensor, Tensor]:
