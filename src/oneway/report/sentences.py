@@ -204,7 +204,8 @@ EXPERIMENT_LIMITS = (
     "A stronger attacker may exist: never say that a release prevents reconstruction.",
     f"Do not claim that the label is safe. {LABEL_LEAKS}",
     f"Publish nothing with fewer than {SEEDS} seeds. Intervals are Student's t intervals of means "
-    "over seeds of splits, target, defense and attackers.",
+    "over seeds of splits, target, defense and attackers. They hold if values of seeds are about "
+    "normally distributed, which so few seeds cannot show.",
     "Do not claim that another model, other data or more auxiliary images would give the same.",
 )
 

@@ -8,6 +8,7 @@ from oneway.auditing import AuditRecord, InversionRecord
 from oneway.auditing.membership import AttackMeasures, MeasuredGap, MembershipRecord
 from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, BudgetResult, StealingRecord
 from oneway.metrics import Interval
+from oneway.metrics.membership import LEAST_FOR_LOW
 from oneway.report.audit import (
     Gap,
     Headline,
@@ -103,6 +104,11 @@ def membership_verdict(record: MembershipRecord) -> list[str]:
             f"Fewer than {LEAST_REFERENCES} reference models: a claim without strong attackers is "
             "empty. Use "
             "--references 8 or more."
+        )
+    if record.non_members < LEAST_FOR_LOW:
+        lines.append(
+            f"Fewer than {LEAST_FOR_LOW:,} non-members: intervals of the true positive rate at 1 % "
+            "miss more often than 5 % of the time, mostly since they are too high."
         )
     lines += record.notes
     if record.left_out:
