@@ -20,7 +20,7 @@ from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNam
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.interface import AuditResult
 from oneway.interface.codebooks import enough
-from oneway.report.threats import closed_gaps
+from oneway.report.threats import closed_gaps, membership_verdict
 from oneway.targets import TorchTarget
 from report.page.reading import assert_stands_alone
 
@@ -119,6 +119,13 @@ def test_nothing_is_claimed_of_weak_attackers_or_where_a_control_failed(result):
         assert changed.gap is None
         assert changed.gaps == {"membership": None}
         assert "G_mem must be at least -5, but nothing can be claimed." in changed.missed(-5)
+
+
+def test_intervals_of_few_non_members_are_said_to_miss_more_often(result):
+    record = result.record.membership
+    for non_members, warned in ((999, True), (1_000, False)):
+        lines = membership_verdict(dataclasses.replace(record, non_members=non_members))
+        assert any("miss more often than 5 %" in line for line in lines) == warned
 
 
 def asked_again(data, model, folder, guard):
