@@ -57,7 +57,7 @@ class InvalidOptionError(OnewayError, ValueError):
 
 
 SYNONYMS = {"defence": "guard", "defense": "guard"}
-"""What people write for a name that is spelled otherwise."""
+"""Names that people write, and the registered names that they mean."""
 
 
 class UnknownNameError(OnewayError, ValueError):

@@ -413,7 +413,7 @@ class Flipping(ScoreDefense):
 class Transforming(ScoreDefense):
     """Answers with anything."""
 
-    answer: object = injected("What it answers with.")
+    answer: object = injected("A function of the logits that returns the answer.")
 
     def transform(self, logits):
         return self.answer(logits)

@@ -18,9 +18,9 @@ ROWS = 512
 class Averaging(InversionAttack):
     """Read the mean of R answers to each query, for several R, by decoders and kernel ridge.
 
-    A decoder is trained for each R. The regressions of ``kernel-ridge`` read the largest R alone,
-    of which the mean tells most. Test queries are asked R times, too. The mean is that of log
-    confidences, in which noise on logits cancels.
+    A decoder is trained for each R. The regressions of ``kernel-ridge`` read the mean of the most
+    answers alone: it tells most. Test queries are asked R times, too. Log confidences are averaged,
+    so that noise on logits cancels.
     """
 
     name: ClassVar = "averaging"

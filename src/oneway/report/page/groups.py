@@ -55,9 +55,9 @@ def hurt_sentence(record: InversionRecord, groups: Sequence[GroupLeakage]) -> st
     worst = max(groups, key=attrgetter("reduction.estimate"))
     overall, interval = overall_reduction(record), worst.reduction
     chance = "The difference from the average may be chance."
-    sure = f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %"
-    if _finite(interval.low) is None or _finite(interval.high) is None:
-        sure = "too few queries for an interval"
+    sure = "too few queries for an interval"
+    if math.isfinite(interval.high - interval.low):
+        sure = f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %"
     if interval.low > overall:
         chance = "More than on average, beyond chance."
     elif round(100 * interval.estimate) < round(100 * overall):  # a mean is below the largest
