@@ -7,8 +7,10 @@ and proposes reconstructions; the audit grades them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Generator, Tensor, nn
 
 
@@ -206,6 +208,10 @@ class TrainedDefense(Protocol):
         ...
 
 
+JUDGING_ROWS = 4096
+"""Most rows that attacks predict without the row itself; more would hardly judge them better."""
+
+
 @dataclass(frozen=True)
 class AttackerKnowledge:
     """What an attacker has: auxiliary images, and what an API answered about them.
@@ -224,10 +230,12 @@ class AttackerKnowledge:
         differentiable_logits: Target and defense as a function with a gradient: ``(M, C, H, W)``
             images to ``(M, K)`` defended logits. None if the attacker does not have the model
             itself.
-        candidates: ``(H, C, H, W)`` reconstructions of the held-out images, one tensor for each
-            reconstructor of the attacks that ran before. Empty for the first attack.
+        candidates: Reconstructions by each reconstructor of the attacks that ran before. Empty for
+            the first attack.
         train_prior: Trains a generative prior of the auxiliary images. None if there is no time
             for one.
+        report: Called with the share of a long computation that is done. It may raise, where the
+            time is over.
     """
 
     images: Tensor
@@ -239,8 +247,9 @@ class AttackerKnowledge:
     repeats: Sequence[int] = (10, 100)
     simulated_defenses: Sequence[Defense] = ()
     differentiable_logits: Callable[[Tensor], Tensor] | None = None
-    candidates: Sequence[Tensor] = ()
+    candidates: "Sequence[Candidate]" = ()
     train_prior: "TrainPrior | None" = None
+    report: Callable[[float], None] = lambda _: None
 
     @property
     def available(self) -> frozenset[str]:
@@ -251,6 +260,15 @@ class AttackerKnowledge:
             for name, value in values.items()
             if not (value is None or value is False or (isinstance(value, Sequence) and not value))
         )
+
+    @cached_property
+    def judging(self) -> Tensor:
+        """``(J)`` int64 numbers of the rows that judge attacks which can leave a single row out.
+
+        All rows, the held-out ones first; at most ``JUDGING_ROWS``, or the held-out ones.
+        """
+        held_out, others = (rows.nonzero().flatten() for rows in (self.held_out, ~self.held_out))
+        return torch.cat([held_out, others[: max(0, JUDGING_ROWS - len(held_out))]])
 
 
 @dataclass(frozen=True)
@@ -382,10 +400,30 @@ class Reconstructor:
             ``(M, C, H, W)`` reconstructions. For an attack that mixes: maps ``(C, M, ...)``
             reconstructions by C candidates.
         repeats: R, how many answers to each query it needs.
+        out_of_fold: ``(J, C, H, W)`` reconstructions of the judging images, or of the held-out ones
+            alone, each by a fit without that image. None: ``reconstruct`` was fitted without the
+            held-out rows, and answers these.
     """
 
     reconstruct: Callable[[Tensor], Tensor]
     repeats: int = 1
+    out_of_fold: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Reconstructions by a reconstructor, for attacks that mix them.
+
+    Attributes:
+        held_out: ``(H, C, H, W)`` reconstructions of the held-out images.
+        queries: ``(N, C, H, W)`` reconstructions of the test queries.
+        out_of_fold: ``(J, C, H, W)`` reconstructions of the judging images, each by a fit without
+            that image; None where only held-out images were left out of a fit.
+    """
+
+    held_out: Tensor
+    queries: Tensor
+    out_of_fold: Tensor | None = None
 
 
 @dataclass(frozen=True)

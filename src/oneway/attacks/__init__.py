@@ -2,6 +2,7 @@
 
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
+from oneway.attacks.bagged_perceptrons import BaggedPerceptrons
 from oneway.attacks.base import Attack, IdentificationAttack, InversionAttack, Workload
 from oneway.attacks.cell_means import CellMeans
 from oneway.attacks.class_representative import (
@@ -17,6 +18,7 @@ from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
 from oneway.attacks.registry import ATTACKS, identification_attacks, inversion_attacks
 from oneway.attacks.retrained import Retrained
+from oneway.attacks.smooth_kernel_ridge import SmoothKernelRidge
 from oneway.attacks.stack import Stack
 from oneway.attacks.static import Static
 
@@ -26,6 +28,7 @@ __all__ = [
     "AdversarialTraining",
     "Attack",
     "Averaging",
+    "BaggedPerceptrons",
     "CellMeans",
     "ClassRepresentative",
     "Generative",
@@ -37,6 +40,7 @@ __all__ = [
     "Matching",
     "Optimising",
     "Retrained",
+    "SmoothKernelRidge",
     "Stack",
     "Static",
     "WhiteBoxClassRepresentative",

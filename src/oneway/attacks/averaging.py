@@ -29,7 +29,7 @@ class Averaging(InversionAttack):
     attacks_clean_scores: ClassVar = False  # clean answers are the same each time
     falls_back: ClassVar = True
     left_out: ClassVar = None  # without it G says what a single answer hides
-    numerics: ClassVar = 2
+    numerics: ClassVar = 3
 
     def model_selections(self, workload: Workload) -> int:
         """Return the number of R, each with a model selection."""
@@ -52,14 +52,17 @@ class Averaging(InversionAttack):
             answers = _mean_answers(knowledge.query, images, repeats)
             decoder = train(answers, images, held_out)
             readers[f"R = {repeats}"] = _reader(decoder, repeats)
-        for name, regression in kernel_ridge.regress(answers, images, held_out).items():
-            readers[f"R = {repeats}, {name}"] = _reader(regression, repeats)
+        fitted = kernel_ridge.regress(answers, images, knowledge.judging)
+        for name, (reconstruct, made) in fitted.items():
+            readers[f"R = {repeats}, {name}"] = _reader(reconstruct, repeats, made)
         return readers
 
 
-def _reader(reconstruct: Callable[[Tensor], Tensor], repeats: int) -> Reconstructor:
+def _reader(
+    reconstruct: Callable[[Tensor], Tensor], repeats: int, out_of_fold: Tensor | None = None
+) -> Reconstructor:
     """Return what reconstructs from the mean of ``(R, M, K)`` answers."""
-    return Reconstructor(partial(_reconstruct, reconstruct), repeats)
+    return Reconstructor(partial(_reconstruct, reconstruct), repeats, out_of_fold)
 
 
 def _reconstruct(reconstruct: Callable[[Tensor], Tensor], released: Tensor) -> Tensor:

@@ -102,6 +102,7 @@ class InversionAttack(Attack):
             them. It then gets a decoder that answers with the mean input.
         mixes: Whether the attack mixes the reconstructions of the attacks before it. It then gets
             them as ``candidates``, and its reconstructors map candidates instead of confidences.
+        reports: Whether the attack tells its progress, since it takes long without decoders.
         left_out: When an audit that is short of time leaves the attack out: ``"early"``, before
             seeds and input transforms; ``"late"``, after them; None, never.
     """
@@ -115,6 +116,7 @@ class InversionAttack(Attack):
     trains_decoders: ClassVar[bool] = True
     falls_back: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    reports: ClassVar[bool] = False
     left_out: ClassVar[Literal["early", "late"] | None] = "late"
 
     @property

@@ -20,6 +20,25 @@ def label_means(inputs: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.where(counts > 0, sums / counts.clamp_min(1), inputs.mean(0))
 
 
+def means_without_row(inputs: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    """Return the mean input of each row's label, without the row itself.
+
+    The only row of a label gets the mean of all other rows.
+
+    Args:
+        inputs: ``(N, ...)`` inputs, ``N >= 2``.
+        labels: ``(N)`` int64 released labels of the inputs.
+        rows: ``(J)`` int64 numbers of the rows.
+
+    Returns:
+        ``(J, ...)`` means, of the type of the inputs.
+    """
+    sums, counts = group_sums(inputs, labels)
+    others = (counts[labels[rows]] - 1).view(-1, *[1] * (inputs.ndim - 1))
+    alike = (sums[labels[rows]] - inputs[rows]) / others.clamp_min(1)
+    return torch.where(others > 0, alike, (inputs.sum(0) - inputs[rows]) / max(1, len(inputs) - 1))
+
+
 def group_sums(inputs: Tensor, groups: Tensor, count: int = 0) -> tuple[Tensor, Tensor]:
     """Return the sum of the inputs of each group, and the number of its inputs.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from oneway.attacks.base import InversionAttack
-from oneway.attacks.label_means import label_means
+from oneway.attacks.label_means import label_means, means_without_row
 from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 from oneway.inversion import non_negative_weights
 
@@ -24,6 +24,7 @@ class LabelOnly(InversionAttack):
     knows: ClassVar = "the predicted label: the baseline"
     falls_back: ClassVar = True
     left_out: ClassVar = None
+    numerics: ClassVar = 2
 
     def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
         """Take means and train on labels; see :meth:`InversionAttack.run`."""
@@ -31,22 +32,26 @@ class LabelOnly(InversionAttack):
         # Trained on the clean labels, so that the decoder is the same for all releases.
         clean_labels = labels if knowledge.clean is None else knowledge.clean.argmax(-1)
         classes = knowledge.released.shape[-1]
-        # Without the held-out rows, which choose among the reconstructors.
-        kept = ~knowledge.held_out
         # A label without auxiliary images is answered with the mean of all images.
-        means = label_means(knowledge.images[kept], labels[kept], classes)
+        means = label_means(knowledge.images, labels, classes)
+        own = means_without_row(knowledge.images, labels, knowledge.judging)
         decoder = train(_label_vectors(clean_labels, classes), knowledge.images, knowledge.held_out)
         each = torch.arange(classes, device=labels.device)
         with torch.no_grad():
             decoded = decoder(_label_vectors(each, classes))
         held = labels[knowledge.held_out]
-        weights = non_negative_weights(
-            torch.stack([means[held], decoded[held]]), knowledge.images[knowledge.held_out]
-        ).to(means)
+        tried = torch.stack([own[: len(held)], decoded[held]])
+        weights = non_negative_weights(tried, knowledge.images[knowledge.held_out]).to(means)
         mixed = (weights[0] * means + weights[1] * decoded).clamp(0, 1)
+        tried_mixed = torch.einsum("c,cm...->m...", weights, tried).clamp(0, 1)
+        answers = {
+            "mean image": (means, own),
+            "decoder": (decoded, None),
+            "mixture": (mixed, tried_mixed),
+        }
         return {
-            name: Reconstructor(partial(_answer, by_label))
-            for name, by_label in (("mean image", means), ("decoder", decoded), ("mixture", mixed))
+            name: Reconstructor(partial(_answer, by_label), out_of_fold=made)
+            for name, (by_label, made) in answers.items()
         }
 
 

@@ -2,6 +2,7 @@
 
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
+from oneway.attacks.bagged_perceptrons import BaggedPerceptrons
 from oneway.attacks.base import Attack, IdentificationAttack, InversionAttack
 from oneway.attacks.cell_means import CellMeans
 from oneway.attacks.class_representative import (
@@ -16,6 +17,7 @@ from oneway.attacks.latent_search import LatentSearch
 from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
 from oneway.attacks.retrained import Retrained
+from oneway.attacks.smooth_kernel_ridge import SmoothKernelRidge
 from oneway.attacks.stack import Stack
 from oneway.attacks.static import Static
 
@@ -25,6 +27,8 @@ ATTACKS: dict[str, Attack] = {
         LabelOnly(),
         CellMeans(),
         KernelRidge(),
+        SmoothKernelRidge(),
+        BaggedPerceptrons(),
         Static(),
         Retrained(),
         AdversarialTraining(),

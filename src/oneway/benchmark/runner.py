@@ -374,6 +374,7 @@ def count_stages(spec: ExperimentSpec) -> int:
         applying = [inversion_attacks()[name] for name in spec.applying_attackers(row)]
         stages += 2 + decoders * sum(attack.model_selections(workload) for attack in applying)
         stages += sum("train_prior" in attack.requires for attack in applying)
+        stages += sum(attack.reports for attack in applying)
         if needs_surrogate(row.defense):
             suffix = f" {row.name}" if row.surrogate != "plain" else ""
             roles = ["surrogate"]

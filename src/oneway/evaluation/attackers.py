@@ -294,12 +294,14 @@ class Attackers:
                 report = partial(self.trainer.report, f"{title}: {name}, prior")
                 priors = PriorTrainer(self.trainer.store, self.trainer.seed, report=report)
                 shown = dataclasses.replace(knowledge, train_prior=priors.autoencoder)
+            if attack.reports:
+                shown = dataclasses.replace(
+                    knowledge, report=self._report_or_end(f"{title}: {name}")
+                )
             if attack.mixes:
-                others = [candidate.held_out for candidate in candidates]
-                shown = dataclasses.replace(knowledge, candidates=others)
-            mixed = candidates if attack.mixes else ()
+                shown = dataclasses.replace(knowledge, candidates=candidates)
             try:
-                result = run_attack(name, attack, shown, train, released, images, mixed)
+                result = run_attack(name, attack, shown, train, released, images)
             except OutOfTimeError:
                 continue
             if result is not None:
@@ -310,6 +312,15 @@ class Attackers:
         return {
             name: dataclasses.replace(result, candidates=()) for name, result in results.items()
         }
+
+    def _report_or_end(self, stage: str) -> Callable[[float], None]:
+        """Return what reports a stage's progress, and ends it where the run time is over."""
+
+        def report(share: float) -> None:
+            check_time(self.trainer.is_late)
+            self.trainer.report(stage, share)
+
+        return report
 
     def _trainer_of(
         self,

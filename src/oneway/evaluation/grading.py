@@ -1,29 +1,22 @@
 """Grade attacks on a release: attacks propose reconstructions, and only this module grades."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from oneway.attacks import LabelOnly
-from oneway.contracts import AttackerKnowledge, AttackFunction, Reconstructor, TrainDecoder
+from oneway.contracts import (
+    AttackerKnowledge,
+    AttackFunction,
+    Candidate,
+    Reconstructor,
+    TrainDecoder,
+)
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.convergence import Convergence
 from oneway.metrics import inversion_errors
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Reconstructions by a reconstructor.
-
-    Attributes:
-        held_out: ``(M, C, H, W)`` reconstructions of the held-out auxiliary images.
-        queries: ``(N, C, H, W)`` reconstructions of the test queries.
-    """
-
-    held_out: Tensor
-    queries: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,8 @@ class AttackResult:
 
     Attributes:
         attack: Registered name of the attack.
-        reconstructor: Name of the reconstructor that was best on the held-out auxiliary rows.
+        reconstructor: Name of the reconstructor that was best on auxiliary rows which its fit left
+            out.
         errors: ``(N)`` float64, each query's mean squared error per pixel.
         reconstructions: ``(N, C, H, W)`` reconstructions of the test queries.
         reconstructor_errors: Mean error over the test queries of every reconstructor, by name.
@@ -69,7 +63,6 @@ def run_attack(
     train: TrainDecoder,
     released: Tensor,
     images: Tensor,
-    candidates: Sequence[Candidate] = (),
 ) -> AttackResult | None:
     """Prepare an attack, and grade it on test queries that the attacker has never seen.
 
@@ -81,8 +74,6 @@ def run_attack(
         released: ``(N, K)`` released confidences of the test queries.
         images: ``(N, C, H, W)`` test queries. They grade the attack, and are repeated for a
             reconstructor that needs several answers; they never select.
-        candidates: For an attack that mixes: reconstructions by the attacks before it, as the
-            knowledge has them for held-out images.
 
     Returns:
         The result; None if the attack does not apply to this release.
@@ -95,25 +86,38 @@ def run_attack(
         reconstructors = attack(knowledge, train)
     if not reconstructors:
         return None
-    held_out = knowledge.held_out
+    judging, held_out = knowledge.judging, knowledge.held_out
     held_out_images, held_out_released = knowledge.images[held_out], knowledge.released[held_out]
-    if candidates:
+    if knowledge.candidates:
         # An attack that mixes reads reconstructions of the others, as many answers to each query.
-        held_out_released = torch.stack([each.held_out for each in candidates])
-        released = torch.stack([each.queries for each in candidates])
-    tried, made = (
-        _reconstruct(reconstructors, knowledge, scores, queries)
-        for scores, queries in ((held_out_released, held_out_images), (released, images))
-    )
+        held_out_released = torch.stack([each.held_out for each in knowledge.candidates])
+        released = torch.stack([each.queries for each in knowledge.candidates])
+    asked = {label: each for label, each in reconstructors.items() if each.out_of_fold is None}
+    tried = {
+        label: each.out_of_fold
+        for label, each in reconstructors.items()
+        if each.out_of_fold is not None
+    } | _reconstruct(asked, knowledge, held_out_released, held_out_images)
+    made = _reconstruct(reconstructors, knowledge, released, images)
+    # All judge by the same rows: the held-out ones, which come first, unless all know more.
+    rows = min(map(len, tried.values()))
+    truth = knowledge.images[judging[:rows]]
     choices = {
-        label: float(inversion_errors(held_out_images, guess).mean())
-        for label, guess in tried.items()
+        label: float(inversion_errors(truth, guess[:rows]).mean()) for label, guess in tried.items()
     }
     best = min(choices, key=lambda label: choices[label])
     errors = {label: inversion_errors(images, guess) for label, guess in made.items()}
     means = {label: float(each.mean()) for label, each in errors.items()}
-    others = tuple(Candidate(tried[label], made[label]) for label in made)
-    return AttackResult(name, best, errors[best], made[best], means, tried[best], others)
+    count = len(held_out_images)
+    others = tuple(
+        Candidate(
+            tried[label][:count],
+            guess,
+            tried[label] if len(tried[label]) == len(judging) > count else None,
+        )
+        for label, guess in made.items()
+    )
+    return AttackResult(name, best, errors[best], made[best], means, tried[best][:count], others)
 
 
 def _reconstruct(

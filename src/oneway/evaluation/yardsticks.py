@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from oneway.attacks import KernelRidge, Stack
 from oneway.attacks.label_means import label_means
-from oneway.contracts import AttackerKnowledge
+from oneway.contracts import AttackerKnowledge, Candidate
 from oneway.defenses.codebook import Certificate, Codebook, Composition
 from oneway.defenses.codebook.betting import canonical_order, one_of_each
 from oneway.defenses.codebook.composition import cells_of_answers
@@ -23,7 +23,7 @@ from oneway.defenses.codebook.release import Rows
 from oneway.defenses.codebook.traffic import first_copies, query_keys, select_rows
 from oneway.defenses.codebook.yardsticks import least_gap, yardstick
 from oneway.errors import InvalidOptionError
-from oneway.evaluation.grading import Candidate, run_attack
+from oneway.evaluation.grading import run_attack
 from oneway.metrics import inversion_errors
 from oneway.releases import release
 
@@ -109,10 +109,8 @@ def ridge_errors(known: Sequence[Pair], images: Tensor, queries: Tensor) -> Tens
         ridge = run_attack("", KernelRidge(), knowledge, _no_decoder, released, queries)
         assert ridge is not None  # noqa: S101  narrows the type; it always applies
         candidates += ridge.candidates
-    knowledge = replace(knowledge, candidates=[each.held_out for each in candidates])
-    mixed = run_attack(
-        "", Stack(), knowledge, _no_decoder, released, queries, candidates=candidates
-    )
+    knowledge = replace(knowledge, candidates=candidates)
+    mixed = run_attack("", Stack(), knowledge, _no_decoder, released, queries)
     assert mixed is not None  # noqa: S101  as above
     return mixed.errors.double().cpu()
 

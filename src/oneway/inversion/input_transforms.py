@@ -114,6 +114,48 @@ class StandardizedLog(nn.Module):
         return _centered(gradients / self.deviation) * (logs >= self.floor.log())
 
 
+class UnscaledLog(nn.Module):
+    """Floored, centered logs on one scale, and the label: differences keep their relative size.
+
+    All other transforms of logs give each class the same deviation. Where a class varies little,
+    that enlarges what a defense or rounding did to it.
+    """
+
+    floor: Tensor
+    deviation: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        """Prepare the transform; :meth:`fit` sets its statistics."""
+        super().__init__()
+        self.features = 2 * num_classes
+        self.register_buffer("floor", torch.tensor(1e-12))
+        self.register_buffer("deviation", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, confidences: Tensor) -> None:
+        """Take floor and deviation from ``(N, K)`` training confidences."""
+        self.floor.copy_(_floor_of(confidences))
+        features = _centered(confidences.clamp_min(self.floor).log())
+        self.deviation.copy_(features.std(correction=0).clamp_min(1e-3))
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, 2 K)`` features of deviation about 1."""
+        logs = confidences.clamp_min(self.floor).log()
+        return self._features(logs, confidences.argmax(-1))
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Map ``(N, K)`` log confidences to the same features."""
+        return self._features(logs.clamp_min(self.floor.log()), logs.argmax(-1))
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, 2 K)`` gradients in ``from_logs(logs)``."""
+        of_logs: Tensor = gradients[..., : logs.shape[-1]]
+        return _centered(of_logs) / self.deviation * (logs >= self.floor.log())
+
+    def _features(self, logs: Tensor, labels: Tensor) -> Tensor:
+        return torch.cat([_centered(logs) / self.deviation, _marks(labels, logs)], -1)
+
+
 FEWEST = 8
 """Least rows of a label for its own statistics; with fewer, the statistics of all rows serve."""
 
@@ -177,12 +219,9 @@ class WithinLabel(nn.Module):
         return (_centered(pulled) * (logs >= self.floor.log())).to(gradients.dtype)
 
     def _features(self, logs: Tensor, labels: Tensor) -> Tensor:
-        classes = logs.shape[-1]
         of_all = (_centered(logs) - self.means[-1]) / self.deviations[-1]
         of_label = self._standardized(logs, labels).clamp(-FARTHEST, FARTHEST)
-        # One-hot columns of deviation about 1, like the others.
-        marks = (nn.functional.one_hot(labels, classes) - 1 / classes) * classes**0.5
-        return torch.cat([of_all, of_label, marks.to(of_all)], -1)
+        return torch.cat([of_all, of_label, _marks(labels, of_all)], -1)
 
     def _standardized(self, logs: Tensor, labels: Tensor) -> Tensor:
         return (_centered(logs) - self.means[labels]) / self.deviations[labels]
@@ -261,6 +300,12 @@ def _centered(rows: Tensor) -> Tensor:
     return rows - rows.mean(-1, keepdim=True)
 
 
+def _marks(labels: Tensor, like: Tensor) -> Tensor:
+    """Return ``(N, K)`` one-hot columns of deviation about 1, of the type of the features."""
+    classes = like.shape[-1]
+    return ((nn.functional.one_hot(labels, classes) - 1 / classes) * classes**0.5).to(like)
+
+
 def _floor_of(confidences: Tensor) -> Tensor:
     """Return the value that replaces zeros: 0.3 of the smallest positive confidence."""
     positive = confidences[confidences > 0]
@@ -284,11 +329,12 @@ def safe_log(confidences: Tensor, smallest: float) -> Tensor:
     return torch.where(normal, logs, confidences.detach().log().clamp_min(smallest))
 
 
-InputTransform = FaithfulTransform | StandardizedLog | WithinLabel | LeadingScores
+InputTransform = FaithfulTransform | StandardizedLog | UnscaledLog | WithinLabel | LeadingScores
 
 INPUT_TRANSFORMS: dict[str, Callable[[int], InputTransform]] = {
     "faithful": FaithfulTransform,
     "standardized": StandardizedLog,
+    "unscaled": UnscaledLog,
     "within-label": WithinLabel,
     "leading": LeadingScores,
 }

@@ -1,0 +1,224 @@
+"""Bagged multilayer perceptrons from released scores to principal components of the inputs."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from oneway.attacks.base import InversionAttack, Workload
+from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
+from oneway.inversion.input_transforms import INPUT_TRANSFORMS
+
+FOLDS = 5
+"""Networks; each leaves another fifth of the rows out, and the mean of all answers a query."""
+
+TRANSFORM = "within-label"
+"""Key of ``INPUT_TRANSFORMS``: how the networks read scores."""
+
+UNITS = 384
+"""Units of each of the two hidden layers."""
+
+COMPONENTS = 60
+"""Principal components of the inputs that the networks predict; the rest keeps its mean."""
+
+MEASURED = 2000
+"""Most rows of which principal components are taken."""
+
+STEPS, EPOCHS, BATCH = 5000, 160, 64
+"""Most steps and epochs of a training, and rows of a step: more where there would be more steps in
+forty epochs."""
+
+LEAST_EPOCHS = 40
+"""Epochs of a training on many rows."""
+
+CHECKPOINTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+"""Shares of a training after which a network is judged by the rows that it left out."""
+
+RATE, DECAY, DROPOUT, NOISE, AVERAGING = 2e-3, 0.02, 0.35, 0.05, 0.98
+"""First step size of AdamW, its weight decay, the share of units that are dropped, the deviation of
+the noise on features (whose deviation is 1), and the decay per step of the averaged weights."""
+
+ROWS = 4096
+"""Queries that are answered at once."""
+
+
+class BaggedPerceptrons(InversionAttack):
+    """Train multilayer perceptrons on different folds of the rows, and answer with their mean.
+
+    A single decoder overfits the attacker's few thousand rows, and errs in a way of its own. The
+    mean of five networks that saw different rows errs less. They predict principal components of
+    the inputs, so that they cost as little for large images as for small ones. The rows that each
+    network left out choose the number of epochs.
+
+    Source:
+        Breiman, "Bagging Predictors", Machine Learning 24, 1996.
+    """
+
+    name: ClassVar = "bagged-perceptrons"
+    knows: ClassVar = "released scores of its own images, read by the mean of several perceptrons"
+    trains_decoders: ClassVar = False
+    reports: ClassVar = True
+    left_out: ClassVar[Literal["early", "late"] | None] = "late"
+
+    def multiplications(self, workload: Workload) -> float:
+        """Return those of all steps of all networks, forwards and backwards."""
+        batch, epochs = _schedule(workload.auxiliary * (FOLDS - 1) // FOLDS)
+        shown = epochs * workload.auxiliary * (FOLDS - 1) // FOLDS
+        weights = UNITS * (UNITS + min(workload.entries, COMPONENTS))
+        # A small batch takes about twice as long for each number as the product of two matrices.
+        return FOLDS * weights * (2 * 3 * shown + workload.auxiliary + workload.test)
+
+    def run(
+        self,
+        knowledge: AttackerKnowledge,
+        train: TrainDecoder,  # noqa: ARG002  part of the contract
+    ) -> Mapping[str, Reconstructor]:
+        """Train all networks; see :meth:`InversionAttack.run`."""
+        released, inputs = knowledge.released, knowledge.images.flatten(1)
+        basis = _Basis.of(inputs)
+        aims = basis.project(inputs)
+        # Rows are in random order already: the attacker's split draws them.
+        folds = torch.arange(len(released), device=released.device) % FOLDS
+        lives = list[list[nn.Module]]()
+        for fold in range(FOLDS):
+
+            def report(share: float, before: int = fold) -> None:
+                knowledge.report((before + share) / FOLDS)
+
+            others = folds != fold
+            with torch.enable_grad():
+                lives.append(_train(released[others], aims[others], fold, report))
+        tried = aims.new_zeros(len(CHECKPOINTS), *aims.shape)
+        for fold, networks in enumerate(lives):
+            for place, network in enumerate(networks):
+                tried[place, folds == fold] = network(released[folds == fold])
+        best = int((tried - aims).square().mean((1, 2)).argmin())
+        kept = [networks[best] for networks in lives]
+        shape = knowledge.images.shape[1:]
+        made = basis.restore(tried[best][knowledge.judging])
+        return {
+            "mean": Reconstructor(
+                partial(_answer, kept, basis, shape), out_of_fold=made.view(-1, *shape)
+            )
+        }
+
+
+def _answer(
+    networks: Sequence[nn.Module], basis: "_Basis", shape: Sequence[int], released: Tensor
+) -> Tensor:
+    """Return ``(M, ...)`` reconstructions from ``(1, M, K)`` released confidences."""
+    parts = [
+        basis.restore(torch.stack([network(rows) for network in networks]).mean(0))
+        for rows in released[0].split(ROWS)
+    ]
+    return torch.cat(parts).view(-1, *shape)
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """Principal components of the inputs.
+
+    Attributes:
+        mean: ``(D)`` mean input.
+        directions: ``(C, D)`` orthonormal directions.
+        scale: Deviation of the inputs in the first direction.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, inputs: Tensor) -> "_Basis":
+        """Take the components of ``(N, D)`` inputs."""
+        mean = inputs.mean(0)
+        few = (inputs[:: -(-len(inputs) // MEASURED)] - mean).double()
+        # Of the smaller of the two matrices of products.
+        wide = few.shape[1] > len(few)
+        values, vectors = torch.linalg.eigh(few @ few.mT if wide else few.mT @ few)
+        count = min(COMPONENTS, len(values))
+        values, vectors = values[-count:].flip(0), vectors[:, -count:].flip(1)
+        # Directions without variance are no directions.
+        used = values > 1e-9 * values[0].clamp_min(1e-30)
+        values, vectors = values[used], vectors[:, used]
+        found = (vectors.mT @ few / values.sqrt().unsqueeze(-1)) if wide else vectors.mT
+        scale = math.sqrt(float(values[0]) / len(few)) if len(values) else 1.0
+        return cls(mean, found.to(inputs.dtype), scale)
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """Return the ``(N, C)`` components of ``(N, D)`` inputs."""
+        return (inputs - self.mean) @ self.directions.mT / self.scale
+
+    def restore(self, components: Tensor) -> Tensor:
+        """Return the ``(N, D)`` inputs in ``[0, 1]`` of ``(N, C)`` components."""
+        return (self.mean + self.scale * components @ self.directions).clamp(0, 1)
+
+
+def _schedule(rows: int) -> tuple[int, int]:
+    """Return the rows of a step and the epochs of a training."""
+    batch = max(BATCH, -(-LEAST_EPOCHS * rows // STEPS))
+    epochs = min(EPOCHS, STEPS * batch // max(1, rows))
+    return batch, max(1, epochs)
+
+
+def _train(
+    released: Tensor, aims: Tensor, seed: int, report: Callable[[float], None]
+) -> list[nn.Module]:
+    """Train a network; return its averaged weights at each checkpoint.
+
+    Args:
+        released: ``(n, K)`` released confidences.
+        aims: ``(n, C)`` components of their inputs.
+        seed: Seed of weights, order, noise and dropped units.
+        report: Called with the share that is done, before each epoch.
+    """
+    device = released.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        transform = INPUT_TRANSFORMS[TRANSFORM](released.shape[-1]).to(device)
+        transform.fit(released)
+        features = transform(released)
+        network = nn.Sequential(
+            *_hidden(features.shape[1]), *_hidden(UNITS), nn.Linear(UNITS, aims.shape[1])
+        ).to(device)
+        averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
+        optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+        batch, epochs = _schedule(len(released))
+        steps = epochs * (len(released) // batch or 1)
+        slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        marks, kept = [math.ceil(share * steps) for share in CHECKPOINTS], list[nn.Module]()
+        for step, rows in enumerate(_batches(len(released), batch, steps, device), 1):
+            if step % 50 == 1:
+                report(step / steps)
+            shown = features[rows]
+            made = network(shown + NOISE * torch.randn_like(shown))
+            optimizer.zero_grad()
+            nn.functional.mse_loss(made, aims[rows]).backward()
+            optimizer.step()
+            slower.step()
+            averaged.update_parameters(network)
+            for _ in range(marks.count(step)):
+                kept.append(nn.Sequential(transform, copy.deepcopy(averaged.module)).eval())
+    return [each.requires_grad_(requires_grad=False) for each in kept]
+
+
+def _hidden(inputs: int) -> list[nn.Module]:
+    """Return the modules of a hidden layer."""
+    return [nn.Linear(inputs, UNITS), nn.LayerNorm(UNITS), nn.GELU(), nn.Dropout(DROPOUT)]
+
+
+def _batches(count: int, batch: int, steps: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield the row numbers of each step; each epoch has an order of its own."""
+    made = 0
+    while made < steps:
+        order = torch.randperm(count).to(device)
+        for rows in order.split(batch)[: max(1, count // batch)]:
+            if made < steps:
+                made += 1
+                yield rows
