@@ -268,7 +268,10 @@ class AttackerKnowledge:
         All rows, the held-out ones first; at most ``JUDGING_ROWS``, or the held-out ones.
         """
         held_out, others = (rows.nonzero().flatten() for rows in (self.held_out, ~self.held_out))
-        return torch.cat([held_out, others[: max(0, JUDGING_ROWS - len(held_out))]])
+        # In the order of the rows, the first could be of few classes.
+        order = torch.randperm(len(others), generator=Generator().manual_seed(len(others)))
+        more = order[: max(0, JUDGING_ROWS - len(held_out))].to(others.device)
+        return torch.cat([held_out, others[more]])
 
 
 @dataclass(frozen=True)

@@ -71,20 +71,28 @@ def queries(seed=1):
 def test_label_only_answers_with_the_mean_image_of_the_released_label(seed, labels):
     seen, asked = knowledge(seed, labels), queries(seed + 1)
     answers = answer(label_only(seen, Notes())["mean image"], asked)
-    own = [row for row in range(ROWS) if not seen.held_out[row]]
-    images = seen.images.numpy().astype(np.float64)
-    for made, query in zip(answers.numpy(), asked.numpy(), strict=True):
-        rows = [row for row in own if labels[row] == query.argmax()]
+    every, images = range(ROWS), seen.images.numpy().astype(np.float64)
+
+    def mean(rows, label):
+        alike = [row for row in rows if labels[row] == label]
         # A label that none of its images got tells nothing: the mean of all.
-        expected = images[rows or own].mean(0)
-        np.testing.assert_allclose(made, expected, atol=1e-6)
+        return images[alike or rows].mean(0)
+
+    for made, query in zip(answers.numpy(), asked.numpy(), strict=True):
+        np.testing.assert_allclose(made, mean([*every], query.argmax()), atol=1e-6)
+    # Its own images are answered without them, the held-out ones first.
+    own = label_only(seen, Notes())["mean image"].out_of_fold.numpy()
+    assert len(own) == ROWS
+    for made, row in zip(own, seen.judging.tolist(), strict=True):
+        others = [other for other in every if other != row]
+        np.testing.assert_allclose(made, mean(others, labels[row]), atol=1e-5)
 
 
 def test_a_label_that_no_image_got_is_answered_with_the_mean_of_all():
     seen = knowledge(labels=[0] * ROWS)
     query = torch.tensor([[0.1, 0.1, 0.7, 0.1]])
     made = answer(label_only(seen, Notes())["mean image"], query)
-    torch.testing.assert_close(made, seen.images[~seen.held_out].mean(0, keepdim=True))
+    torch.testing.assert_close(made, seen.images.mean(0, keepdim=True))
 
 
 def test_label_only_sees_nothing_of_a_release_but_its_arg_max():
@@ -222,11 +230,11 @@ def test_averaging_reads_the_mean_of_the_most_answers_by_kernel_ridge_too():
     seen = random_observations(repeats=(5, 3), rows=60)
     reconstructors = averaging(seen, Notes())
     means = mean_answer(seen.query.answers[-1])  # its own rows, five answers each
-    expected = regress(means, seen.images, seen.held_out)
+    expected = regress(means, seen.images, seen.judging)
     asked = Api(7)(torch.rand(QUERIES, 1, 2, 3), 5)
     for name, regression in expected.items():
         made = answer(reconstructors[f"R = 5, {name}"], asked)
-        torch.testing.assert_close(made, regression(mean_answer(asked)))
+        torch.testing.assert_close(made, regression[0](mean_answer(asked)))
 
 
 @looped(

@@ -1,4 +1,4 @@
-"""Kernel ridge, cell means and the stack, against slow oracles and known answers."""
+"""Attackers that train no decoder, against slow oracles and known answers."""
 
 import dataclasses
 
@@ -9,11 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laws import looped
-from oneway.attacks import ATTACKS, CellMeans, KernelRidge, LabelOnly, Stack, kernel_ridge
+from oneway import contracts
+from oneway.attacks import (
+    ATTACKS,
+    BaggedPerceptrons,
+    CellMeans,
+    KernelRidge,
+    LabelOnly,
+    Stack,
+    bagged_perceptrons,
+    kernel_ridge,
+)
 from oneway.attacks.cell_means import PULLS
-from oneway.contracts import AttackerKnowledge
+from oneway.contracts import AttackerKnowledge, Candidate
 from oneway.evaluation import run_attack
-from oneway.evaluation.grading import Candidate
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS
 
 CLASSES = 4
@@ -35,56 +44,53 @@ def cells(seed, rows=40, kinds=6):
     return AttackerKnowledge(images, None, released, held_out), kind, vectors
 
 
-def slow_cell_means(images, labels, kinds, asked_label, asked_kind):
-    """Return the answer to a query, row by row, with the pull of the least left-out error."""
+def slow_cell_means(images, labels, kinds):
+    """Return answers to a query of a label and cell, and to each row without it, one by one.
+
+    The pull has the least left-out error.
+    """
 
     def answer(rows, label, kind, pull):
         alike = [images[row] for row in rows if labels[row] == label]
         same = [images[row] for row in rows if kinds[row] == kind]
-        fallback = np.mean(alike, 0) if alike else None
-        if not same and fallback is None:
-            return np.zeros_like(images[0])
-        if len(same) + pull == 0:
-            return fallback
-        fallback = np.zeros_like(images[0]) if fallback is None else fallback
-        return (np.sum(same, 0) + pull * fallback) / (len(same) + pull)
-
-    every = range(len(images))
-    errors = [
-        sum(
-            np.square(
-                answer([r for r in every if r != row], labels[row], kinds[row], pull) - images[row]
-            ).sum()
-            for row in every
+        fallback = np.mean(alike or images[rows], 0)
+        return (
+            (np.sum(same, 0) + pull * fallback) / (len(same) + pull) if same or pull else fallback
         )
-        for pull in PULLS
-    ]
-    return answer(every, asked_label, asked_kind, PULLS[int(np.argmin(errors))])
+
+    every = list(range(len(images)))
+
+    def left_out(row, pull):
+        others = [other for other in every if other != row]
+        return answer(others, labels[row], kinds[row], pull)
+
+    errors = [sum(np.square(left_out(r, pull) - images[r]).sum() for r in every) for pull in PULLS]
+    best = PULLS[int(np.argmin(errors))]
+    return (lambda label, kind: answer(every, label, kind, best)), lambda row: left_out(row, best)
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 10**6))
 def test_cell_means_are_those_of_a_slow_oracle(seed):
     knowledge, kind, vectors = cells(seed, rows=24)
-    made = CellMeans()(knowledge, untrained)["cell means"].reconstruct(vectors.unsqueeze(0))
-    own = (~knowledge.held_out).nonzero().flatten()
-    images = knowledge.images[own].double().numpy()
-    labels, kinds = vectors.argmax(-1)[kind[own]].tolist(), kind[own].tolist()
-    for asked in sorted(set(kinds)):
-        label = int(vectors[asked].argmax())
-        expected = slow_cell_means(images, labels, kinds, label, asked)
+    attack = CellMeans()(knowledge, untrained)["cell means"]
+    made = attack.reconstruct(vectors.unsqueeze(0))
+    images, labels = knowledge.images.double().numpy(), vectors.argmax(-1)[kind].tolist()
+    answers, left_out = slow_cell_means(images, labels, kind.tolist())
+    for asked in sorted(set(kind.tolist())):
+        expected = answers(int(vectors[asked].argmax()), asked)
         np.testing.assert_allclose(made[asked].numpy(), expected, atol=1e-5)
+    for own, row in zip(attack.out_of_fold, knowledge.judging.tolist(), strict=True):
+        np.testing.assert_allclose(own.numpy(), left_out(row), atol=1e-5)
 
 
 def test_a_vector_that_no_row_got_is_answered_with_the_mean_of_its_label():
     knowledge, _, _ = cells(1)
-    own = ~knowledge.held_out
     labels = knowledge.released.argmax(-1)
     unseen = torch.full((1, CLASSES), 0.1)
-    unseen[0, labels[own][0]] = 0.7
+    unseen[0, labels[0]] = 0.7
     made = CellMeans()(knowledge, untrained)["cell means"].reconstruct(unseen.unsqueeze(0))
-    expected = knowledge.images[own][labels[own] == labels[own][0]].mean(0)
-    torch.testing.assert_close(made[0], expected)
+    torch.testing.assert_close(made[0], knowledge.images[labels == labels[0]].mean(0))
 
 
 def test_cell_means_approach_the_optimum_as_rows_increase():
@@ -110,36 +116,49 @@ def smooth(seed, rows=300):
     return AttackerKnowledge(images.view(-1, 1, 2, 3), None, released, held_out)
 
 
-def test_kernel_ridge_solves_the_normal_equations_of_its_choice():
-    knowledge = smooth(0, rows=80)
-    kept, labels = ~knowledge.held_out, knowledge.released.argmax(-1)
-    made = KernelRidge()(knowledge, untrained)["standardized, rough"]
-    inner = made.reconstruct.args[0].args[1]
-    transform = INPUT_TRANSFORMS["standardized"](CLASSES)
-    transform.fit(knowledge.released[kept])
-    rows = transform(knowledge.released)[kept].double().numpy()
-    gram = np.exp(-np.linalg.norm(rows[:, None] - rows[None], axis=-1) / inner.length)
-    means = torch.stack([knowledge.images[kept & (labels == k)].mean(0) for k in range(CLASSES)])
-    aims = (knowledge.images - means[labels])[kept].flatten(1).double().numpy()
-    weights = inner.weights.numpy()
-    # (K + penalty I) W = Y for one of the penalties.
-    left = [np.abs(gram @ weights + p * weights - aims).max() for p in kernel_ridge.PENALTIES]
-    assert min(left) < 1e-6
-    # Its length scale and its penalty have the least held-out error, by solving all of them.
-    held = transform(knowledge.released)[~kept].double().numpy()
-    truth = (knowledge.images - means[labels])[~kept].flatten(1).double().numpy()
-    apart = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
-    unit = float(torch.pdist(torch.from_numpy(rows)).median())
-    errors = {}
+def slow_ridge(kernel, rows, labels, inputs):
+    """Return Gram matrix, penalty and length of least left-out error, with one fit for each row."""
+    norm = {"exponential": 2, "Laplacian": 1}[kernel]
+    apart = np.linalg.norm(rows[:, None] - rows[None], ord=norm, axis=-1)
+    same = kernel_ridge.LABEL * (labels[:, None] == labels[None])
+    aims, unit = inputs - inputs.mean(0), np.median(apart[apart > 0])
+    found = []
     for factor in kernel_ridge.LENGTHS:
-        kernel = np.exp(-apart / (factor * unit))
-        across = np.exp(-np.linalg.norm(held[:, None] - rows[None], axis=-1) / (factor * unit))
+        gram = np.exp(-apart / (factor * unit)) + same
         for penalty in kernel_ridge.PENALTIES:
-            guess = across @ np.linalg.solve(kernel + penalty * np.eye(len(rows)), aims)
-            errors[factor, penalty] = np.square(guess - truth).mean()
-    factor, penalty = min(errors, key=errors.get)
-    assert inner.length == pytest.approx(factor * unit)
-    assert penalty == kernel_ridge.PENALTIES[int(np.argmin(left))]
+            made = left_out(gram, penalty, aims, range(len(rows)))
+            found.append((np.square(made - aims).mean(), gram, penalty, factor * unit))
+    return min(found, key=lambda each: each[0])[1:]
+
+
+def left_out(gram, penalty, aims, asked):
+    """Return the prediction of each asked row, by a fit to all other rows."""
+    made = []
+    for row in asked:
+        others = np.arange(len(gram)) != row
+        within = gram[np.ix_(others, others)] + penalty * np.eye(len(gram) - 1)
+        made.append(gram[row, others] @ np.linalg.solve(within, aims[others]))
+    return np.array(made)
+
+
+@looped("kernel", ["exponential", "Laplacian"])
+def test_kernel_ridge_solves_the_normal_equations_of_the_least_left_out_error(kernel):
+    knowledge = smooth(0, rows=30)
+    attack = KernelRidge()(knowledge, untrained)[f"unscaled, {kernel}"]
+    inner = attack.reconstruct.args[0].args[1]
+    transform = INPUT_TRANSFORMS["unscaled"](CLASSES)
+    transform.fit(knowledge.released)
+    rows = transform(knowledge.released).double().numpy()
+    labels, inputs = knowledge.released.argmax(-1).numpy(), knowledge.images.flatten(1).numpy()
+    gram, penalty, length = slow_ridge(kernel, rows, labels, inputs.astype(np.float64))
+    assert inner.length == pytest.approx(length)
+    aims = inputs - inputs.mean(0)
+    weights = inner.weights.numpy()
+    assert np.abs(gram @ weights + penalty * weights - aims).max() < 1e-5
+    # Its own rows are answered by fits without them.
+    asked = knowledge.judging.tolist()
+    expected = (inputs.mean(0) + left_out(gram, penalty, aims, asked)).clip(0, 1)
+    np.testing.assert_allclose(attack.out_of_fold.flatten(1).numpy(), expected, atol=1e-4)
 
 
 def test_kernel_ridge_reads_most_of_what_the_label_leaves_open():
@@ -155,7 +174,7 @@ def test_kernel_ridge_reads_most_of_what_the_label_leaves_open():
     labels = knowledge.released.argmax(-1)
     means = torch.stack([knowledge.images[labels == k].mean(0) for k in range(CLASSES)])
     label = float((means[shown.argmax(-1)] - truth).square().mean())
-    attack = KernelRidge()(knowledge, untrained)["within-label, rough"]
+    attack = KernelRidge()(knowledge, untrained)["within-label, exponential"]
     made = attack.reconstruct(shown.unsqueeze(0))
     assert float((made - truth).square().mean()) < 0.5 * label
 
@@ -170,16 +189,16 @@ def test_with_more_rows_than_landmarks_it_is_nearly_as_good(monkeypatch):
     )
     shown, truth = queries.released[400:].unsqueeze(0), queries.images[400:]
     errors = []
-    for landmarks in (10_000, 100, 320):
+    for landmarks in (10_000, 100, 400):
         monkeypatch.setattr(kernel_ridge, "LANDMARKS", landmarks)
-        made = KernelRidge()(knowledge, untrained)["standardized, rough"].reconstruct(shown)
+        made = KernelRidge()(knowledge, untrained)["standardized, exponential"].reconstruct(shown)
         errors.append(float((made - truth).square().mean()))
     assert errors[1] < 1.2 * errors[0]
     # With as many landmarks as rows nothing is left out.
     assert errors[2] == pytest.approx(errors[0], rel=1e-3)
 
 
-@looped("name", ["cell-means", "kernel-ridge"])
+@looped("name", ["cell-means", "kernel-ridge", "bagged-perceptrons"])
 def test_degenerate_releases_are_answered_with_finite_images(name):
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(12, 1, 2, 3, generator=generator)
@@ -194,7 +213,7 @@ def test_degenerate_releases_are_answered_with_finite_images(name):
             assert bool(((made >= 0) & (made <= 1)).all())
 
 
-@looped("name", ["cell-means", "kernel-ridge"])
+@looped("name", ["cell-means", "kernel-ridge", "bagged-perceptrons"])
 def test_records_are_reconstructed_like_images(name):
     knowledge = smooth(2, rows=60)
     flat = dataclasses.replace(knowledge, images=knowledge.images.flatten(1))
@@ -231,11 +250,43 @@ def test_a_stack_is_graded_on_the_mixture_of_all_candidates():
         return Candidate(share * held + noise[0], share * truth + noise[1])
 
     candidates = [candidate(0.9), candidate(0.6)]
-    seen = dataclasses.replace(knowledge, candidates=[each.held_out for each in candidates])
-    result = run_attack("stack", Stack(), seen, untrained, released, truth, candidates)
+    seen = dataclasses.replace(knowledge, candidates=candidates)
+    result = run_attack("stack", Stack(), seen, untrained, released, truth)
     alone = [float((each.queries - truth).square().mean()) for each in candidates]
     assert result.error < min(alone)
     assert result.own_reconstructions.shape == held.shape
+
+
+def test_candidates_that_leave_out_every_row_are_weighed_on_all_rows():
+    knowledge = smooth(4, rows=200)
+    own = knowledge.images[knowledge.judging]
+    held = int(knowledge.held_out.sum())
+    noise = 0.3 * torch.randn(3, *own.shape, generator=torch.Generator().manual_seed(1))
+    # On the held-out rows the first looks perfect by chance; on all rows both are alike.
+    first, second = own + noise[0], own + noise[1]
+    first[:held] = own[:held]
+    crossed = [Candidate(each[:held], each[:held], each) for each in (first, second)]
+    single = Candidate(own[:held] + noise[2, :held], own[:held])
+    for candidates in (crossed, [single, *crossed]):
+        seen = dataclasses.replace(knowledge, candidates=candidates)
+        weights = Stack()(seen, untrained)["mixture"].reconstruct.args[0]
+        together = torch.stack([first, second]).flatten(1).double()
+        expected = np.linalg.lstsq(together.T.numpy(), own.flatten().numpy(), rcond=None)[0]
+        ours = weights[-2:]
+        np.testing.assert_allclose(ours / ours.sum(), expected / expected.sum(), atol=1e-3)
+        assert bool((weights >= 0).all())
+
+
+def test_the_rows_that_judge_are_all_rows_the_held_out_ones_first(monkeypatch):
+    knowledge = smooth(4, rows=60)
+    held = knowledge.held_out.nonzero().flatten()
+    assert knowledge.judging[: len(held)].tolist() == held.tolist()
+    assert sorted(knowledge.judging.tolist()) == [*range(60)]
+    for most, expected in ((20, 20), (5, len(held))):
+        monkeypatch.setattr(contracts, "JUDGING_ROWS", most)
+        fewer = dataclasses.replace(knowledge).judging
+        assert len(fewer) == len(fewer.unique()) == expected
+        assert fewer[: len(held)].tolist() == held.tolist()
 
 
 def test_without_other_attackers_there_is_nothing_to_stack():
@@ -255,8 +306,88 @@ def test_label_only_mixes_its_decoder_with_the_means():
 
     reconstructors = LabelOnly()(knowledge, train)
     held, truth = knowledge.released[~kept].unsqueeze(0), knowledge.images[~kept]
-    errors = {
-        name: float((each.reconstruct(held) - truth).square().mean())
+    made = {
+        name: each.reconstruct(held) if each.out_of_fold is None else each.out_of_fold[: len(truth)]
         for name, each in reconstructors.items()
     }
+    errors = {name: float((each - truth).square().mean()) for name, each in made.items()}
     assert errors["mixture"] <= min(errors["mean image"], errors["decoder"]) + 1e-6
+
+
+def test_perceptrons_read_scores_and_tell_their_progress():
+    queries, shares = smooth(8, rows=400), list[float]()
+    knowledge = AttackerKnowledge(
+        queries.images[:300],
+        None,
+        queries.released[:300],
+        queries.held_out[:300],
+        report=shares.append,
+    )
+    truth = queries.images[300:]
+    attack = BaggedPerceptrons()(knowledge, untrained)["mean"]
+    made = attack.reconstruct(queries.released[300:].unsqueeze(0))
+    prior = float((truth - knowledge.images.mean(0)).square().mean())
+    assert float((made - truth).square().mean()) < 0.4 * prior
+    own = knowledge.images[knowledge.judging]
+    assert float((attack.out_of_fold - own).square().mean()) < 0.5 * prior
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.05 < 0.9 < shares[-1] <= 1
+
+
+class ByHeart(torch.nn.Module):
+    """Answers exactly with what it was trained on, and with zeros otherwise."""
+
+    def __init__(self, released, aims):
+        super().__init__()
+        self.released, self.aims = released, aims
+
+    def forward(self, confidences):
+        known = (confidences[:, None] == self.released).all(-1)
+        return known.to(self.aims) @ self.aims
+
+
+def test_networks_that_did_not_see_a_row_answer_it(monkeypatch):
+    def train(released, aims, *_):
+        return [ByHeart(released, aims)] * len(bagged_perceptrons.CHECKPOINTS)
+
+    monkeypatch.setattr(bagged_perceptrons, "_train", train)
+    knowledge = smooth(8, rows=50)
+    attack = BaggedPerceptrons()(knowledge, untrained)["mean"]
+    mean = knowledge.images.mean(0)
+    torch.testing.assert_close(attack.out_of_fold, mean.expand_as(attack.out_of_fold))
+    # A query is answered by the mean of five networks, of which four saw this row.
+    made = attack.reconstruct(knowledge.released.unsqueeze(0))
+    torch.testing.assert_close(made, 0.2 * mean + 0.8 * knowledge.images, atol=1e-4, rtol=0)
+
+
+def test_no_fold_depends_on_the_order_of_classes():
+    # Audits and experiments may pass rows in turn, a class after another, or sorted by class.
+    labels = torch.arange(500) % 10
+    for order in (labels, labels.sort().values):
+        folds = bagged_perceptrons._folds(len(order))
+        shares = torch.stack([order[folds == fold].bincount(minlength=10) for fold in range(5)])
+        assert bool((shares > 0).all())
+        few = order[kernel_ridge._some(len(order), 100)]
+        assert bool((few.bincount(minlength=10) > 0).all())
+
+
+def test_perceptrons_stop_where_the_time_is_over():
+    def over(_):
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        BaggedPerceptrons()(dataclasses.replace(smooth(8, rows=40), report=over), untrained)
+
+
+@given(st.integers(2, 30), st.integers(1, 9), st.integers(0, 10**6))
+def test_perceptrons_lose_nothing_in_all_components(rows, size, seed):
+    inputs = torch.rand(rows, size, generator=torch.Generator().manual_seed(seed))
+    basis = bagged_perceptrons._Basis.of(inputs)
+    torch.testing.assert_close(basis.restore(basis.project(inputs)), inputs, atol=1e-4, rtol=0)
+
+
+@given(st.integers(1, 200_000))
+def test_the_steps_of_perceptrons_are_bounded(rows):
+    batch, epochs = bagged_perceptrons._schedule(rows)
+    assert epochs * (rows // batch) <= bagged_perceptrons.STEPS
+    assert epochs >= bagged_perceptrons.LEAST_EPOCHS

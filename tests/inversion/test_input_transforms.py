@@ -216,7 +216,7 @@ def test_from_logs_gives_what_confidences_do():
 
 
 def test_an_unknown_input_transform_is_refused_with_the_known_ones():
-    known = "faithful, standardized, within-label, leading"
+    known = "faithful, standardized, unscaled, within-label, leading"
     with pytest.raises(InvalidOptionError, match=f"one of {known}, but got 'wavelet'"):
         build_input_transform("wavelet", 5, None)
 

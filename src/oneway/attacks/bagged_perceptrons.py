@@ -68,8 +68,8 @@ class BaggedPerceptrons(InversionAttack):
 
     def multiplications(self, workload: Workload) -> float:
         """Return those of all steps of all networks, forwards and backwards."""
-        batch, epochs = _schedule(workload.auxiliary * (FOLDS - 1) // FOLDS)
-        shown = epochs * workload.auxiliary * (FOLDS - 1) // FOLDS
+        kept = workload.auxiliary * (FOLDS - 1) // FOLDS
+        shown = kept * _schedule(kept)[1]
         weights = UNITS * (UNITS + min(workload.entries, COMPONENTS))
         # A small batch takes about twice as long for each number as the product of two matrices.
         return FOLDS * weights * (2 * 3 * shown + workload.auxiliary + workload.test)
@@ -83,8 +83,7 @@ class BaggedPerceptrons(InversionAttack):
         released, inputs = knowledge.released, knowledge.images.flatten(1)
         basis = _Basis.of(inputs)
         aims = basis.project(inputs)
-        # Rows are in random order already: the attacker's split draws them.
-        folds = torch.arange(len(released), device=released.device) % FOLDS
+        folds = _folds(len(released)).to(released.device)
         lives = list[list[nn.Module]]()
         for fold in range(FOLDS):
 
@@ -138,7 +137,8 @@ class _Basis:
     def of(cls, inputs: Tensor) -> "_Basis":
         """Take the components of ``(N, D)`` inputs."""
         mean = inputs.mean(0)
-        few = (inputs[:: -(-len(inputs) // MEASURED)] - mean).double()
+        chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(len(inputs)))
+        few = (inputs[chosen[:MEASURED].to(inputs.device)] - mean).double()
         # Of the smaller of the two matrices of products.
         wide = few.shape[1] > len(few)
         values, vectors = torch.linalg.eigh(few @ few.mT if wide else few.mT @ few)
@@ -158,6 +158,12 @@ class _Basis:
     def restore(self, components: Tensor) -> Tensor:
         """Return the ``(N, D)`` inputs in ``[0, 1]`` of ``(N, C)`` components."""
         return (self.mean + self.scale * components @ self.directions).clamp(0, 1)
+
+
+def _folds(count: int) -> Tensor:
+    """Return ``(count)`` int64: the fold of each row, at random, the same each time."""
+    # In the order of the rows, a fold could consist of the same classes.
+    return torch.randperm(count, generator=torch.Generator().manual_seed(count)) % FOLDS
 
 
 def _schedule(rows: int) -> tuple[int, int]:

@@ -140,8 +140,6 @@ def regress(
 ) -> dict[str, Fitted]:
     """Fit kernel ridge regressions from released confidences to inputs, to all rows.
 
-    Rows are in random order already: the attacker's split draws them.
-
     Args:
         released: ``(N, K)`` released confidences.
         inputs: ``(N, ...)`` their inputs.
@@ -251,7 +249,7 @@ def _fit(
     """
     mean = inputs.double().mean(0)
     length, penalty = _choice(kernel, rows, inputs, mean)
-    landmarks = rows[_spread(len(rows), LANDMARKS)]
+    landmarks = rows[_some(len(rows), LANDMARKS)]
     root = _factor(_values(kernel, landmarks, landmarks, length))
     gram = penalty * torch.eye(len(landmarks), dtype=root.dtype, device=root.device)
     moment = gram.new_zeros(len(landmarks), inputs.shape[1])
@@ -286,7 +284,7 @@ def _coordinates(
 
 def _choice(kernel: Kernel, rows: _Rows, inputs: Tensor, mean: Tensor) -> tuple[float, float]:
     """Return the length scale and penalty of least leave-one-out error, on some of the rows."""
-    few = _spread(len(rows), CHOICE)
+    few = _some(len(rows), CHOICE)
     shown = rows[few]
     targets = (inputs[few].double() - mean) @ _directions(inputs.shape[1]).to(mean)
     distances = torch.cdist(shown.features, shown.features, kernel.norm)
@@ -333,10 +331,10 @@ def _median_distance(distances: Tensor) -> float:
     return float(apart.median()) if len(apart) else 1.0
 
 
-def _spread(count: int, most: int) -> Tensor:
-    """Return at most ``most`` evenly spaced row numbers out of ``count``."""
-    chosen = min(count, most)
-    return torch.arange(chosen) * count // max(1, chosen)
+def _some(count: int, most: int) -> Tensor:
+    """Return at most ``most`` row numbers out of ``count``, drawn at random, the same each time."""
+    # Evenly spaced rows could all be of the same classes.
+    return torch.randperm(count, generator=torch.Generator().manual_seed(count))[:most]
 
 
 def _directions(size: int) -> Tensor:
