@@ -33,6 +33,17 @@ settings.register_profile("default", deadline=None, max_examples=60)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+
+@pytest.fixture(scope="session", autouse=True)
+def short_trainings():
+    """Train perceptrons for a few epochs; what they learn in all is tested with the attack."""
+    from oneway.attacks import bagged_perceptrons
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bagged_perceptrons, "EPOCHS", 3)
+        yield
+
+
 GROUPS = {
     "cluster": re.compile(r"/test_(cluster|ray)\.py::|::test\w*_on_(a_cluster|ray)(?![a-z])"),
     "distribution": re.compile(r"/test_(clean_install|wheel)\.py::"),

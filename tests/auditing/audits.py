@@ -110,7 +110,16 @@ def subject_of(target=None, *, rows=ROWS, tests=TESTS, **options):
     return AuditTarget(target, auxiliary, test, **{"labels": labels, **options})
 
 
-BLACK_BOX = {"label-only", "cell-means", "kernel-ridge", "static", "retrained", "stack"}
+BLACK_BOX = {
+    "label-only",
+    "cell-means",
+    "kernel-ridge",
+    "smooth-kernel-ridge",
+    "bagged-perceptrons",
+    "static",
+    "retrained",
+    "stack",
+}
 """Names of the attackers of a model without a gradient, whose release is not random."""
 
 

@@ -110,7 +110,7 @@ def test_attackers_without_decoders_read_what_is_planted_and_broken_ones_do_not(
     gradient = torch.autograd.grad
     faults = {
         "planted-levels": [(cell_means, "group_sums", shuffled(cell_means.group_sums, 0))],
-        "planted-scores": [(kernel_ridge, "_fit", shuffled(kernel_ridge._fit, 1))],
+        "planted-scores": [(kernel_ridge, "_fit", shuffled(kernel_ridge._fit, 2))],
         "averaged-scores": [(averaging, "_mean_answers", shuffled(averaging._mean_answers, 1))],
         "searched-scores": [
             (torch.autograd, "grad", lambda *given: tuple(-each for each in gradient(*given))),
