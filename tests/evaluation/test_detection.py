@@ -132,7 +132,6 @@ STRONG = ("label-only", "cell-means", "kernel-ridge", "stack")
 def test_strong_attackers_have_a_small_limit_and_weak_ones_a_large_one_or_none(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(kernel_ridge, "CHOICE", 100)
     monkeypatch.setattr(kernel_ridge, "LENGTHS", (2.0,))
     strong = limit_of(tmp_path / "strong", STRONG, rows=500, tests=600)
     # Three rows of each label show no covariance, so that no leak of known worth can be planted.

@@ -40,6 +40,9 @@ LEAST_EPOCHS = 40
 CHECKPOINTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Shares of a training after which a network is judged by the rows that it left out."""
 
+PATIENCE = 3
+"""Checkpoints in a row that are worse than an earlier one, after which a training ends."""
+
 RATE, DECAY, DROPOUT, NOISE, AVERAGING = 2e-3, 0.02, 0.35, 0.05, 0.98
 """First step size of AdamW, its weight decay, the share of units that are dropped, the deviation of
 the noise on features (whose deviation is 1), and the decay per step of the averaged weights."""
@@ -54,7 +57,7 @@ class BaggedPerceptrons(InversionAttack):
     A single decoder overfits the attacker's few thousand rows, and errs in a way of its own. The
     mean of five networks that saw different rows errs less. They predict principal components of
     the inputs, so that they cost as little for large images as for small ones. The rows that each
-    network left out choose the number of epochs.
+    network left out choose the number of epochs, and end trainings that only learn by heart.
 
     Source:
         Breiman, "Bagging Predictors", Machine Learning 24, 1996.
@@ -84,23 +87,19 @@ class BaggedPerceptrons(InversionAttack):
         basis = _Basis.of(inputs)
         aims = basis.project(inputs)
         folds = _folds(len(released)).to(released.device)
-        lives = list[list[nn.Module]]()
-        for fold in range(FOLDS):
-
-            def report(share: float, before: int = fold) -> None:
-                knowledge.report((before + share) / FOLDS)
-
-            others = folds != fold
-            with torch.enable_grad():
-                lives.append(_train(released[others], aims[others], fold, report))
-        tried = aims.new_zeros(len(CHECKPOINTS), *aims.shape)
-        for fold, networks in enumerate(lives):
-            for place, network in enumerate(networks):
-                tried[place, folds == fold] = network(released[folds == fold])
-        best = int((tried - aims).square().mean((1, 2)).argmin())
-        kept = [networks[best] for networks in lives]
+        lives = [
+            _train(released, aims, folds == fold, fold, partial(_report, knowledge, fold))
+            for fold in range(FOLDS)
+        ]
+        # A training that ended early has nothing better to offer than its last network.
+        errors = [sum(life[min(place, len(life) - 1)].error for life in lives) for place in PLACES]
+        best = errors.index(min(errors))
+        kept = [life[min(best, len(life) - 1)].network for life in lives]
+        tried = torch.zeros_like(aims)
+        for fold, network in enumerate(kept):
+            tried[folds == fold] = network(released[folds == fold])
         shape = knowledge.images.shape[1:]
-        made = basis.restore(tried[best][knowledge.judging])
+        made = basis.restore(tried[knowledge.judging])
         return {
             "mean": Reconstructor(
                 partial(_answer, kept, basis, shape), out_of_fold=made.view(-1, *shape)
@@ -173,45 +172,80 @@ def _schedule(rows: int) -> tuple[int, int]:
     return batch, max(1, epochs)
 
 
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A network during its training.
+
+    Attributes:
+        network: Network from confidences to components, with averaged weights.
+        error: Sum of its squared errors on the rows that its training left out.
+    """
+
+    network: nn.Module
+    error: float
+
+
+PLACES = range(len(CHECKPOINTS))
+
+
+def _report(knowledge: AttackerKnowledge, fold: int, share: float) -> None:
+    """Report that a share of the training of a fold is done."""
+    knowledge.report((fold + share) / FOLDS)
+
+
+@torch.enable_grad()
 def _train(
-    released: Tensor, aims: Tensor, seed: int, report: Callable[[float], None]
-) -> list[nn.Module]:
-    """Train a network; return its averaged weights at each checkpoint.
+    released: Tensor,
+    aims: Tensor,
+    outside: Tensor,
+    seed: int,
+    report: Callable[[float], None],
+) -> list[_Checkpoint]:
+    """Train a network; return it at each checkpoint, until those only become worse.
 
     Args:
-        released: ``(n, K)`` released confidences.
-        aims: ``(n, C)`` components of their inputs.
+        released: ``(N, K)`` released confidences.
+        aims: ``(N, C)`` components of their inputs.
+        outside: ``(N)`` bool, the rows that judge the network and are not trained on.
         seed: Seed of weights, order, noise and dropped units.
-        report: Called with the share that is done, before each epoch.
+        report: Called with the share that is done.
     """
     device = released.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         transform = INPUT_TRANSFORMS[TRANSFORM](released.shape[-1]).to(device)
-        transform.fit(released)
-        features = transform(released)
-        network = nn.Sequential(
-            *_hidden(features.shape[1]), *_hidden(UNITS), nn.Linear(UNITS, aims.shape[1])
-        ).to(device)
+        transform.fit(released[~outside])
+        features, targets = transform(released[~outside]), aims[~outside]
+        last = nn.Linear(UNITS, aims.shape[1])
+        # Untrained, it answers with the mean input: where scores tell nothing, that is the best.
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        network = nn.Sequential(*_hidden(features.shape[1]), *_hidden(UNITS), last).to(device)
         averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
-        optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
-        batch, epochs = _schedule(len(released))
-        steps = epochs * (len(released) // batch or 1)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+        batch, epochs = _schedule(len(features))
+        steps = epochs * (len(features) // batch or 1)
         slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        marks, kept = [math.ceil(share * steps) for share in CHECKPOINTS], list[nn.Module]()
-        for step, rows in enumerate(_batches(len(released), batch, steps, device), 1):
+        marks, kept = [math.ceil(share * steps) for share in CHECKPOINTS], list[_Checkpoint]()
+        for step, rows in enumerate(_batches(len(features), batch, steps, device), 1):
             if step % 50 == 1:
                 report(step / steps)
             shown = features[rows]
             made = network(shown + NOISE * torch.randn_like(shown))
             optimizer.zero_grad()
-            nn.functional.mse_loss(made, aims[rows]).backward()
+            nn.functional.mse_loss(made, targets[rows]).backward()
             optimizer.step()
             slower.step()
             averaged.update_parameters(network)
             for _ in range(marks.count(step)):
-                kept.append(nn.Sequential(transform, copy.deepcopy(averaged.module)).eval())
-    return [each.requires_grad_(requires_grad=False) for each in kept]
+                life = nn.Sequential(transform, copy.deepcopy(averaged.module)).eval()
+                life.requires_grad_(requires_grad=False)
+                missed = life(released[outside]) - aims[outside]
+                kept.append(_Checkpoint(life, float(missed.square().sum())))
+            errors = [each.error for each in kept]
+            if len(errors) > PATIENCE and min(errors[-PATIENCE:]) > min(errors):
+                break
+    return kept
 
 
 def _hidden(inputs: int) -> list[nn.Module]:
