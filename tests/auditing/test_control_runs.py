@@ -13,6 +13,7 @@ from oneway.attacks import (
     ATTACKS,
     adversarial_training,
     averaging,
+    bagged_perceptrons,
     cell_means,
     kernel_ridge,
     optimising,
@@ -76,7 +77,14 @@ def judged(audited, folder, names, repeats=(10,)):
     ).results()
 
 
-QUICK = ("planted-levels", "planted-scores", "averaged-scores", "searched-scores")
+QUICK = (
+    "planted-levels",
+    "planted-scores",
+    "smoothed-scores",
+    "bagged-scores",
+    "averaged-scores",
+    "searched-scores",
+)
 """Controls of attackers who train no decoder here."""
 
 
@@ -84,6 +92,7 @@ QUICK = ("planted-levels", "planted-scores", "averaged-scores", "searched-scores
 def few(digits, monkeypatch):
     """A few of the digits, and decoders that nobody waits for: they read the label alone."""
     monkeypatch.setattr(sys.modules[__name__], "EPOCHS", 1)
+    monkeypatch.setattr(bagged_perceptrons, "EPOCHS", 40)
     return AuditTarget(digits.target, digits.auxiliary[:300], digits.test[:100])
 
 
@@ -111,6 +120,11 @@ def test_attackers_without_decoders_read_what_is_planted_and_broken_ones_do_not(
     faults = {
         "planted-levels": [(cell_means, "group_sums", shuffled(cell_means.group_sums, 0))],
         "planted-scores": [(kernel_ridge, "_fit", shuffled(kernel_ridge._fit, 2))],
+        "smoothed-scores": [(kernel_ridge, "_fit", shuffled(kernel_ridge._fit, 2))],
+        "bagged-scores": [
+            (bagged_perceptrons, "_train", shuffled(bagged_perceptrons._train, 1)),
+            (bagged_perceptrons, "EPOCHS", 1),
+        ],
         "averaged-scores": [(averaging, "_mean_answers", shuffled(averaging._mean_answers, 1))],
         "searched-scores": [
             (torch.autograd, "grad", lambda *given: tuple(-each for each in gradient(*given))),

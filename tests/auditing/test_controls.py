@@ -55,7 +55,8 @@ def test_each_kind_of_control_is_there():
     assert {control.expected for control in CONTROLS.values()} == {"broken", "read", "holds"}
     plain = {"identity", "permutation", "temperature", "class-offsets"}
     assert plain | {"noisy-tail", "copied-permutation"} == set(BROKEN)
-    scores = {"planted-scores", "averaged-scores", "searched-scores"}
+    kinds = ("planted", "smoothed", "bagged", "averaged", "searched")
+    scores = {f"{kind}-scores" for kind in kinds}
     assert scores | {"planted-leak", "planted-levels"} == set(READ)
     assert CONTROLS["label-only"].expected == "holds"
 

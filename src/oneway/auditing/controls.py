@@ -145,6 +145,9 @@ FEW_ENTRIES = 9
 FEW_ROWS = 1000
 """Most auxiliary rows of an attack that takes long with more, and needs no more."""
 
+FEWER_ROWS = 300
+"""The same for networks that are trained: seconds."""
+
 Expected = Literal["broken", "read", "holds"]
 
 MakeControl = Callable[[Planted, Generator], Defense]
@@ -233,6 +236,24 @@ CONTROLS: dict[str, Control] = {
         attack="kernel-ridge",
         entries=FEW_ENTRIES,
         rows=FEW_ROWS,
+        model=PlantedScores,
+    ),
+    "smoothed-scores": Control(
+        lambda *_: Identity(),
+        "read",
+        input_transform=None,
+        attack="smooth-kernel-ridge",
+        entries=FEW_ENTRIES,
+        rows=FEW_ROWS,
+        model=PlantedScores,
+    ),
+    "bagged-scores": Control(
+        lambda *_: Identity(),
+        "read",
+        input_transform=None,
+        attack="bagged-perceptrons",
+        entries=FEW_ENTRIES,
+        rows=FEWER_ROWS,
         model=PlantedScores,
     ),
     "averaged-scores": Control(
