@@ -139,7 +139,7 @@ def test_an_undefended_model_has_a_closed_gap_of_zero(whole):
     record = whole.record
     assert record.defense == "none"
     assert record.closed_gap == pytest.approx(0, abs=0.15)
-    assert record.closed_gap_by_seed == (record.closed_gap,)
+    assert record.closed_gap_by_seed == pytest.approx((record.closed_gap,))
     interval = record.closed_gap_interval
     assert interval.low <= record.closed_gap <= interval.high
     assert record.adaptive_error == min(record.errors.values())

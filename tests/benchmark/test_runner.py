@@ -414,11 +414,11 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
     run = experiment(tmp_path, spec_of(NONE, NOISY, mid))
     list(run.run())
     for given in seen["attack"]:
-        values = vars(given)
+        values = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
         assert set(values) == {
             *("images", "clean", "released", "held_out"),
             *("query", "random", "repeats", "simulated_defenses", "differentiable_logits"),
-            *("candidates", "train_prior"),
+            *("candidates", "train_prior", "report"),
         }
         # Gradients are for attackers who are said to have the model, priors for those who ask.
         assert given.differentiable_logits is given.train_prior is None

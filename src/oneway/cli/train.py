@@ -128,7 +128,7 @@ def inverter(
     out: Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()],
     preset: Annotated[Literal["small", "paper"], typer.Option(help="Width.")] = "small",
     input_transform: Annotated[
-        Literal["faithful", "standardized", "within-label", "leading"],
+        Literal["faithful", "standardized", "unscaled", "within-label", "leading"],
         typer.Option(help="Input transform."),
     ] = "faithful",
     hidden_layers_removed: Annotated[

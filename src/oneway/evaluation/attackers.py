@@ -304,6 +304,8 @@ class Attackers:
                 result = run_attack(name, attack, shown, train, released, images)
             except OutOfTimeError:
                 continue
+            if attack.reports:
+                self.trainer.report(f"{title}: {name}", 1.0)  # it may have ended early
             if result is not None:
                 results[name] = dataclasses.replace(result, convergence=least_converged(lengths))
                 if "query" in attack.requires:
