@@ -208,6 +208,9 @@ class TrainedDefense(Protocol):
         ...
 
 
+Compute = Callable[[], Mapping[str, Tensor]]
+"""Computes named tensors."""
+
 JUDGING_ROWS = 4096
 """Most rows that attacks predict without the row itself; more would hardly judge them better."""
 
@@ -236,6 +239,7 @@ class AttackerKnowledge:
             for one.
         report: Called with the share of a long computation that is done. It may raise, where the
             time is over.
+        keep: Returns what a long computation returned before, or computes and keeps it.
     """
 
     images: Tensor
@@ -250,6 +254,7 @@ class AttackerKnowledge:
     candidates: "Sequence[Candidate]" = ()
     train_prior: "TrainPrior | None" = None
     report: Callable[[float], None] = lambda _: None
+    keep: "Callable[[Compute], Mapping[str, Tensor]]" = lambda compute: compute()
 
     @property
     def available(self) -> frozenset[str]:

@@ -345,20 +345,18 @@ def test_an_attack_is_priced_by_its_decoders_and_queries(attack, selections, que
 
 def solved(auxiliary, test, entries):
     """Count what kernel ridge regression multiplies, step by step."""
-    held_out = auxiliary // 8
-    kept = auxiliary - held_out
-    few, judges, columns = min(kept, 2000), min(held_out, 2000), min(entries, 64)
+    few, judges, columns = min(auxiliary, 1000), min(auxiliary, 4096), min(entries, 64)
     total = 0
     for _regression in range(5):
-        for _length_and_penalty in range(5 * 6):
-            total += few**3 / 6  # a Cholesky factor
-            total += few**2 * columns  # two triangular systems
-            total += judges * few * columns
-        landmarks = min(kept, 10_000)
-        total += landmarks**3 / 6 + landmarks**2 * entries
-        if landmarks < kept:
-            total += kept * landmarks * (landmarks / 2 + entries)  # half of a matrix
-        total += (held_out + test) * landmarks * entries
+        for _length in range(6):
+            total += 10 * few**3  # eigenvectors
+            total += 19 * few**2 * (columns + 1)  # weights for each penalty, and a diagonal
+        landmarks = min(auxiliary, 4000)
+        total += landmarks**3 / 3  # two Cholesky factors
+        total += auxiliary * landmarks**2  # coordinates of all rows, and half of their products
+        total += judges * landmarks**2 / 2  # the influence of each judging row
+        total += 2 * landmarks**2 * entries  # four triangular systems
+        total += (auxiliary + judges + test) * landmarks * entries
     return total
 
 

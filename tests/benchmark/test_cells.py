@@ -22,7 +22,7 @@ from benchmark.small import (
     spec_of,
 )
 from laws import looped
-from oneway.attacks import Static
+from oneway.attacks import ATTACKS, Static
 from oneway.benchmark import Cells, cells, load_data
 from oneway.benchmark.spec import DataSpec
 from oneway.errors import CorruptDataError, MissingDataError

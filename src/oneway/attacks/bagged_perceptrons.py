@@ -83,28 +83,52 @@ class BaggedPerceptrons(InversionAttack):
         train: TrainDecoder,  # noqa: ARG002  part of the contract
     ) -> Mapping[str, Reconstructor]:
         """Train all networks; see :meth:`InversionAttack.run`."""
-        released, inputs = knowledge.released, knowledge.images.flatten(1)
-        basis = _Basis.of(inputs)
-        aims = basis.project(inputs)
-        folds = _folds(len(released)).to(released.device)
-        lives = [
-            _train(released, aims, folds == fold, fold, partial(_report, knowledge, fold))
-            for fold in range(FOLDS)
-        ]
-        # A training that ended early has nothing better to offer than its last network.
-        errors = [sum(life[min(place, len(life) - 1)].error for life in lives) for place in PLACES]
-        best = errors.index(min(errors))
-        kept = [life[min(best, len(life) - 1)].network for life in lives]
-        tried = torch.zeros_like(aims)
-        for fold, network in enumerate(kept):
-            tried[folds == fold] = network(released[folds == fold])
-        shape = knowledge.images.shape[1:]
-        made = basis.restore(tried[knowledge.judging])
-        return {
-            "mean": Reconstructor(
-                partial(_answer, kept, basis, shape), out_of_fold=made.view(-1, *shape)
+        kept = knowledge.keep(partial(_fit, knowledge))
+        released, shape = knowledge.released, knowledge.images.shape[1:]
+        basis = _Basis(kept["mean"], kept["directions"], float(kept["scale"]))
+        networks = [Perceptron(released.shape[-1], len(basis.directions)) for _ in range(FOLDS)]
+        for fold, network in enumerate(networks):
+            network.load_state_dict(
+                {
+                    name.removeprefix(f"{fold}."): values
+                    for name, values in kept.items()
+                    if name.startswith(f"{fold}.")
+                }
             )
-        }
+            network.to(released.device).eval().requires_grad_(requires_grad=False)
+        folds = _folds(len(released)).to(released.device)
+        made = released.new_zeros(len(released), len(basis.directions))
+        for fold, network in enumerate(networks):
+            made[folds == fold] = network(released[folds == fold])
+        own = basis.restore(made[knowledge.judging]).view(-1, *shape)
+        answer = partial(_answer, networks, basis, shape)
+        return {"mean": Reconstructor(answer, out_of_fold=own)}
+
+
+def _fit(knowledge: AttackerKnowledge) -> dict[str, Tensor]:
+    """Train all networks; return their tensors and those of the basis, by name."""
+    released, inputs = knowledge.released, knowledge.images.flatten(1)
+    basis = _Basis.of(inputs)
+    aims, folds = basis.project(inputs), _folds(len(released)).to(released.device)
+    lives = [
+        _train(released, aims, folds == fold, fold, partial(_report, knowledge, fold))
+        for fold in range(FOLDS)
+    ]
+    # A training that ended early has nothing better to offer than its last network.
+    errors = [
+        sum(life[min(place, len(life) - 1)].error for life in lives)
+        for place in range(len(CHECKPOINTS))
+    ]
+    best = errors.index(min(errors))
+    kept = {
+        "mean": basis.mean,
+        "directions": basis.directions.contiguous(),
+        "scale": torch.tensor(basis.scale, dtype=torch.float64),
+    }
+    for fold, life in enumerate(lives):
+        for name, values in life[min(best, len(life) - 1)].network.state_dict().items():
+            kept[f"{fold}.{name}"] = values
+    return kept
 
 
 def _answer(
@@ -116,6 +140,30 @@ def _answer(
         for rows in released[0].split(ROWS)
     ]
     return torch.cat(parts).view(-1, *shape)
+
+
+class Perceptron(nn.Module):
+    """A multilayer perceptron from confidences to components of the inputs."""
+
+    def __init__(self, classes: int, components: int) -> None:
+        """Build an untrained network.
+
+        Args:
+            classes: Number of classes, K.
+            components: Number of components, C.
+        """
+        super().__init__()
+        self.transform = INPUT_TRANSFORMS[TRANSFORM](classes)
+        last = nn.Linear(UNITS, components)
+        # Untrained, it answers with the mean input: where scores tell nothing, that is the best.
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*_hidden(self.transform.features), *_hidden(UNITS), last)
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, C)`` components."""
+        components: Tensor = self.layers(self.transform(confidences))
+        return components
 
 
 @dataclass(frozen=True)
@@ -185,9 +233,6 @@ class _Checkpoint:
     error: float
 
 
-PLACES = range(len(CHECKPOINTS))
-
-
 def _report(knowledge: AttackerKnowledge, fold: int, share: float) -> None:
     """Report that a share of the training of a fold is done."""
     knowledge.report((fold + share) / FOLDS)
@@ -213,14 +258,10 @@ def _train(
     device = released.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        transform = INPUT_TRANSFORMS[TRANSFORM](released.shape[-1]).to(device)
-        transform.fit(released[~outside])
-        features, targets = transform(released[~outside]), aims[~outside]
-        last = nn.Linear(UNITS, aims.shape[1])
-        # Untrained, it answers with the mean input: where scores tell nothing, that is the best.
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        network = nn.Sequential(*_hidden(features.shape[1]), *_hidden(UNITS), last).to(device)
+        perceptron = Perceptron(released.shape[-1], aims.shape[1]).to(device)
+        perceptron.transform.fit(released[~outside])
+        features, targets = perceptron.transform(released[~outside]), aims[~outside]
+        network = perceptron.layers
         averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
         optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
         batch, epochs = _schedule(len(features))
@@ -238,8 +279,8 @@ def _train(
             slower.step()
             averaged.update_parameters(network)
             for _ in range(marks.count(step)):
-                life = nn.Sequential(transform, copy.deepcopy(averaged.module)).eval()
-                life.requires_grad_(requires_grad=False)
+                life = copy.deepcopy(perceptron).eval().requires_grad_(requires_grad=False)
+                life.layers.load_state_dict(averaged.module.state_dict())
                 missed = life(released[outside]) - aims[outside]
                 kept.append(_Checkpoint(life, float(missed.square().sum())))
             errors = [each.error for each in kept]

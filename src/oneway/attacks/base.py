@@ -102,7 +102,8 @@ class InversionAttack(Attack):
             them. It then gets a decoder that answers with the mean input.
         mixes: Whether the attack mixes the reconstructions of the attacks before it. It then gets
             them as ``candidates``, and its reconstructors map candidates instead of confidences.
-        reports: Whether the attack tells its progress, since it takes long without decoders.
+        reports: Whether the attack takes long without decoders, so that it tells its progress and
+            keeps what it trained.
         left_out: When an audit that is short of time leaves the attack out: ``"early"``, before
             seeds and input transforms; ``"late"``, after them; None, never.
     """

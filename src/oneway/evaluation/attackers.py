@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from oneway.attacks import LabelOnly, inversion_attacks
 from oneway.attacks.label_means import label_means
-from oneway.contracts import AttackerKnowledge, TrainDecoder
+from oneway.contracts import AttackerKnowledge, Compute, TrainDecoder
 from oneway.data import ProgressCallback, no_progress
 from oneway.evaluation.convergence import (
     Convergence,
@@ -296,7 +296,9 @@ class Attackers:
                 shown = dataclasses.replace(knowledge, train_prior=priors.autoencoder)
             if attack.reports:
                 shown = dataclasses.replace(
-                    knowledge, report=self._report_or_end(f"{title}: {name}")
+                    knowledge,
+                    report=self._report_or_end(f"{title}: {name}"),
+                    keep=partial(self._kept, name, knowledge),
                 )
             if attack.mixes:
                 shown = dataclasses.replace(knowledge, candidates=candidates)
@@ -314,6 +316,19 @@ class Attackers:
         return {
             name: dataclasses.replace(result, candidates=()) for name, result in results.items()
         }
+
+    def _kept(
+        self, name: str, knowledge: AttackerKnowledge, compute: Compute
+    ) -> Mapping[str, Tensor]:
+        """Return what an attack computes from what was released, from the store if it has it."""
+        released, images = knowledge.released, knowledge.images
+        spec = {
+            "attack": name,
+            "numerics": inversion_attacks()[name].numerics,
+            "data": fingerprint(released, images, knowledge.held_out),
+        }
+        kept = self.trainer.store.tensors("attack", spec, compute)
+        return {key: values.to(images.device) for key, values in kept.items()}
 
     def _report_or_end(self, stage: str) -> Callable[[float], None]:
         """Return what reports a stage's progress, and ends it where the run time is over."""
