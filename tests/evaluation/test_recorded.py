@@ -14,7 +14,8 @@ from oneway.evaluation.store import read_json_lines
 from oneway.inversion import TrainingSettings
 
 CLASSES, SHOWN = 3, 10
-NAMES = ["label-only", "cell-means", "kernel-ridge", "static", "retrained", "stack"]
+NAMES = ["label-only", "cell-means", "kernel-ridge", "smooth-kernel-ridge", "bagged-perceptrons"]
+NAMES += ["static", "retrained", "stack"]
 SETTINGS = TrainingSettings(epochs=10, batch_size=32, learning_rate=0.02, averaging=0.8)
 
 

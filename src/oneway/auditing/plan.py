@@ -400,7 +400,9 @@ def _repeats(name: str) -> bool:
 def _without(attack: str) -> Reduction:
     def apply(plan: AuditPlan) -> AuditPlan:
         kept = tuple(name for name in plan.attacks if name != attack)
-        return dataclasses.replace(plan, attacks=kept)
+        # A control that vouches for nobody would only take time.
+        controls = tuple(name for name in plan.controls if CONTROLS[name].attack != attack)
+        return dataclasses.replace(plan, attacks=kept, controls=controls)
 
     return Reduction(
         apply, lambda _, plan: "" if attack in plan.attacks else f"the {attack} attacker"
