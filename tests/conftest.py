@@ -36,11 +36,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 @pytest.fixture(scope="session", autouse=True)
 def short_trainings():
-    """Train perceptrons for a few epochs; what they learn in all is tested with the attack."""
+    """Train perceptrons just long enough for their control."""
     from oneway.attacks import bagged_perceptrons
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bagged_perceptrons, "EPOCHS", 3)
+        patch.setattr(bagged_perceptrons, "EPOCHS", 15)
         yield
 
 

@@ -157,6 +157,8 @@ def test_controls_are_judged_as_they_must_be(whole):
         ("retrained", "within-label"),
         ("cell-means", None),
         ("kernel-ridge", None),
+        ("smooth-kernel-ridge", None),
+        ("bagged-perceptrons", None),
         ("optimising", None),
     }
     assert whole.record.plan.controls == tuple(run)
@@ -520,7 +522,7 @@ class TestTime:
             assert taken[-1] == released & taken[0], share
             missing = set(whole.record.errors) - released
             assert {f"the {name} attacker" for name in missing} <= set(record.plan.left_out), share
-            assert share or missing == {"static", "retrained"}
+            assert share or missing == {"bagged-perceptrons", "static", "retrained"}
 
     def test_decoders_leave_time_for_answers_that_are_averaged(self, folder, monkeypatch):
         noise = ReleaseSpec("noise", "gaussian-noise", {"standard_deviation": 0.5})

@@ -418,7 +418,7 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
         assert set(values) == {
             *("images", "clean", "released", "held_out"),
             *("query", "random", "repeats", "simulated_defenses", "differentiable_logits"),
-            *("candidates", "train_prior", "report"),
+            *("candidates", "train_prior", "report", "keep"),
         }
         # Gradients are for attackers who are said to have the model, priors for those who ask.
         assert given.differentiable_logits is given.train_prior is None
