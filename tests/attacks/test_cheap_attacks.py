@@ -1,6 +1,7 @@
 """Attackers that train no decoder, against slow oracles and known answers."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -208,16 +209,20 @@ def test_with_more_rows_than_landmarks_it_is_nearly_as_good(monkeypatch):
 @looped("name", ["cell-means", "kernel-ridge", "bagged-perceptrons"])
 def test_degenerate_releases_are_answered_with_finite_images(name):
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(12, 1, 2, 3, generator=generator)
+    different = torch.rand(12, 1, 2, 3, generator=generator)
     held_out = torch.arange(12) % 4 == 0
     one_label = torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(12, -1)
     certain = torch.eye(CLASSES)[torch.arange(12) % CLASSES]
-    for released in (one_label, certain, torch.full((12, CLASSES), 0.25)):
+    alike = torch.full((12, CLASSES), 0.25)
+    for released, images in itertools.product(
+        (one_label, certain, alike), (different, torch.zeros(12, 1, 2, 3))
+    ):
         knowledge = AttackerKnowledge(images, None, released, held_out)
         for each in ATTACKS[name](knowledge, untrained).values():
             made = each.reconstruct(released[:5].unsqueeze(0))
             assert made.shape == (5, 1, 2, 3)
-            assert bool(((made >= 0) & (made <= 1)).all())
+            for answers in (made, each.out_of_fold):
+                assert bool(((answers >= 0) & (answers <= 1)).all())
 
 
 @looped("name", ["cell-means", "kernel-ridge", "bagged-perceptrons"])

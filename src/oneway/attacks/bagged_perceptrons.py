@@ -47,6 +47,9 @@ RATE, DECAY, DROPOUT, NOISE, AVERAGING = 2e-3, 0.02, 0.35, 0.05, 0.98
 """First step size of AdamW, its weight decay, the share of units that are dropped, the deviation of
 the noise on features (whose deviation is 1), and the decay per step of the averaged weights."""
 
+TINY = 1e-20
+"""Least variance of a direction, which inputs without any variance get."""
+
 ROWS = 4096
 """Queries that are answered at once."""
 
@@ -191,11 +194,11 @@ class _Basis:
         values, vectors = torch.linalg.eigh(few @ few.mT if wide else few.mT @ few)
         count = min(COMPONENTS, len(values))
         values, vectors = values[-count:].flip(0), vectors[:, -count:].flip(1)
-        # Directions without variance are no directions.
-        used = values > 1e-9 * values[0].clamp_min(1e-30)
-        values, vectors = values[used], vectors[:, used]
+        # Directions without variance are no directions; where all inputs are equal, one is kept.
+        used = values >= 1e-9 * values[0]
+        values, vectors = values[used].clamp_min(TINY), vectors[:, used]
         found = (vectors.mT @ few / values.sqrt().unsqueeze(-1)) if wide else vectors.mT
-        scale = math.sqrt(float(values[0]) / len(few)) if len(values) else 1.0
+        scale = math.sqrt(float(values[0]) / len(few))
         return cls(mean, found.to(inputs.dtype), scale)
 
     def project(self, inputs: Tensor) -> Tensor:
