@@ -157,11 +157,11 @@ def attacked(scores: Scores, answer: Answer) -> float:
         features = INPUT_TRANSFORMS[transform](vectors.shape[-1])
         features.fit(vectors[known])
         places = features(vectors).double()
-        apart = torch.cdist(places, places[used])
-        unit = apart[used][apart[used] > 0].median()
         for kernel in KERNELS.values():
+            apart = torch.cdist(places, places[used], kernel.norm)
+            unit = apart[used][apart[used] > 0].median()
             choices = [
-                (kernel(apart / (length * unit)), penalty / owned[used])
+                (kernel.value(apart / (length * unit)), penalty / owned[used])
                 for length in LENGTHS
                 for penalty in PENALTIES
             ]

@@ -200,6 +200,27 @@ def _planted_levels(planted: Planted, _: Generator) -> Defense:
     return PlantedLevels(position=int(planted.positions), borders=level_borders(planted.values))
 
 
+def _scores_read_by(
+    attack: str, rows: int | None = FEW_ROWS, make: MakeControl = lambda *_: Identity()
+) -> Control:
+    """Return a control whose model answers with entries of the query, for one attack.
+
+    Args:
+        attack: Name of the attack.
+        rows: Most auxiliary rows; None: as many as for other controls.
+        make: Builds the release of the model.
+    """
+    return Control(
+        make,
+        "read",
+        input_transform=None,
+        attack=attack,
+        entries=FEW_ENTRIES,
+        rows=rows,
+        model=PlantedScores,
+    )
+
+
 CONTROLS: dict[str, Control] = {
     "identity": Control(lambda *_: Identity(), "broken"),
     "permutation": Control(lambda *_: Permutation(), "broken"),
@@ -229,51 +250,15 @@ CONTROLS: dict[str, Control] = {
         attack="cell-means",
         entries=1,
     ),
-    "planted-scores": Control(
-        lambda *_: Identity(),
-        "read",
-        input_transform=None,
-        attack="kernel-ridge",
-        entries=FEW_ENTRIES,
-        rows=FEW_ROWS,
-        model=PlantedScores,
-    ),
-    "smoothed-scores": Control(
-        lambda *_: Identity(),
-        "read",
-        input_transform=None,
-        attack="smooth-kernel-ridge",
-        entries=FEW_ENTRIES,
-        rows=FEW_ROWS,
-        model=PlantedScores,
-    ),
-    "bagged-scores": Control(
-        lambda *_: Identity(),
-        "read",
-        input_transform=None,
-        attack="bagged-perceptrons",
-        entries=FEW_ENTRIES,
-        rows=FEWER_ROWS,
-        model=PlantedScores,
-    ),
-    "averaged-scores": Control(
+    "planted-scores": _scores_read_by("kernel-ridge"),
+    "smoothed-scores": _scores_read_by("smooth-kernel-ridge"),
+    "bagged-scores": _scores_read_by("bagged-perceptrons", FEWER_ROWS),
+    "averaged-scores": _scores_read_by(
+        "averaging",
         # One answer reads less than half of the entries, the mean of ten most of them.
-        lambda _, generator: GaussianNoise(standard_deviation=1.5, generator=generator),
-        "read",
-        input_transform=None,
-        attack="averaging",
-        entries=FEW_ENTRIES,
-        rows=FEW_ROWS,
-        model=PlantedScores,
+        make=lambda _, generator: GaussianNoise(standard_deviation=1.5, generator=generator),
     ),
-    "searched-scores": Control(
-        lambda *_: Identity(),
-        "read",
-        input_transform=None,
-        attack="optimising",
-        entries=FEW_ENTRIES,
-        model=PlantedScores,
-    ),
+    "searched-scores": _scores_read_by("optimising", None),
     "label-only": Control(lambda *_: LabelOnly(), "holds"),
 }
 """Releases whose leak is known by name, with the result that each must have."""

@@ -303,7 +303,8 @@ def _centered(rows: Tensor) -> Tensor:
 def _marks(labels: Tensor, like: Tensor) -> Tensor:
     """Return ``(N, K)`` one-hot columns of deviation about 1, of the type of the features."""
     classes = like.shape[-1]
-    return ((nn.functional.one_hot(labels, classes) - 1 / classes) * classes**0.5).to(like)
+    marks: Tensor = (nn.functional.one_hot(labels, classes) - 1 / classes) * classes**0.5
+    return marks.to(like)
 
 
 def _floor_of(confidences: Tensor) -> Tensor:
