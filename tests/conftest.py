@@ -34,14 +34,20 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def short_trainings():
-    """Train perceptrons just long enough for their control."""
+SHORT = {"EPOCHS": 25, "UNITS": 96}
+"""Perceptrons that are trained just long enough for their control."""
+
+
+def shorten():
+    """Shorten trainings in this process."""
     from oneway.attacks import bagged_perceptrons
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bagged_perceptrons, "EPOCHS", 15)
-        yield
+    vars(bagged_perceptrons).update(SHORT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_trainings():
+    shorten()
 
 
 GROUPS = {
@@ -134,7 +140,14 @@ def cluster():
         # Each is another Python to start: to add machines, to show logs, to show a page.
         for process in ("start_monitor", "start_log_monitor", "start_api_server"):
             patch.setattr(f"ray._private.node.Node.{process}", lambda *_, **__: None)
-        ray.init("local", num_cpus=2, log_to_driver=False, object_store_memory=2**27)
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        ray.init(
+            "local",
+            num_cpus=2,
+            log_to_driver=False,
+            object_store_memory=2**27,
+            runtime_env={"worker_process_setup_hook": shorten},
+        )
         yield ray
         ray.shutdown()
 

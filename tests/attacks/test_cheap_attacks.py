@@ -31,8 +31,9 @@ CLASSES = 4
 
 @pytest.fixture
 def whole_trainings(monkeypatch):
-    """Train perceptrons as long as attackers do."""
+    """Train perceptrons as large and as long as attackers do."""
     monkeypatch.setattr(bagged_perceptrons, "EPOCHS", 160)
+    monkeypatch.setattr(bagged_perceptrons, "UNITS", 384)
 
 
 def untrained(*_):

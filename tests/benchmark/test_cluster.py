@@ -13,7 +13,6 @@ import pytest
 
 from auditing import audits
 from benchmark.small import CPU, LABEL, NOISE, NONE, blobs, lasting, spec_of
-from oneway.attacks import bagged_perceptrons
 from oneway.auditing import AuditJob, ModelAudit, audit_on_ray
 from oneway.benchmark import Cells, CellsJob, run_on_ray
 from oneway.benchmark.spec import DataSpec
@@ -176,11 +175,7 @@ def spread_audit(folder, audited=randomly_guarded, report=no_progress, finished=
 @pytest.fixture(scope="module")
 def audited_here(tmp_path_factory):
     """What one process finds of the same audit."""
-    with pytest.MonkeyPatch.context() as patch:
-        # Workers do not shorten trainings, as the tests do.
-        patch.setattr(bagged_perceptrons, "EPOCHS", 160)
-        folder = tmp_path_factory.mktemp("one")
-        return ModelAudit(randomly_guarded(), Store(folder), SETTINGS).run()
+    return ModelAudit(randomly_guarded(), Store(tmp_path_factory.mktemp("one")), SETTINGS).run()
 
 
 @pytest.mark.usefixtures("workers")
