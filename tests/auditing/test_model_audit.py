@@ -45,7 +45,7 @@ from oneway.auditing import (
 )
 from oneway.auditing.controls import Control
 from oneway.auditing.measures import SeedResult
-from oneway.auditing.plan import AuditPlan, Costs, asking_seconds
+from oneway.auditing.plan import AuditPlan, Costs, asking_seconds, make_plan
 from oneway.auditing.suspicions import suspicions
 from oneway.defenses import DEFENSES
 from oneway.defenses.base import ScoreDefense
@@ -490,6 +490,17 @@ class TestTime:
         assert outcome.record.seeds == (0,)
         assert outcome.record.plan.left_out == ("2 of 3 seeds",)
         assert "too-few-seeds" in raised(outcome)
+
+    def test_seeds_that_were_not_counted_on_are_run_where_time_is_left(self, folder, monkeypatch):
+        """A plan that was too timid, on a machine that turned out to be idle."""
+
+        def timid(*args, **options):
+            return dataclasses.replace(make_plan(*args, **options), seeds=1)
+
+        monkeypatch.setattr(model_audit, "make_plan", timid)
+        record = audit(subject_of(black_box()), folder, seeds=2, minutes=600.0).record
+        assert record.seeds == (0, 1)
+        assert record.plan.left_out == ()
 
     def test_time_that_runs_out_cuts_clean_scores_and_the_release_alike(self, folder, monkeypatch):
         """Attackers that finished on clean scores alone would make a release look safer."""

@@ -117,13 +117,14 @@ class ModelAudit:
         context = self._prepare()
         # A guard that is at hand cannot be built anew at twice its strength.
         rebuilt = "none" if self.audited.guard else self.audited.release.defense
-        names = tasks_of(context.plan, rebuilt, self.seed)
+        wanted = self.settings.seeds
+        names = tasks_of(context.plan, rebuilt, range(self.seed, self.seed + wanted))
         run = self._one_by_one if executor is None else executor
         collected, stopped = self._collect(run(context, names))
         plan, results, controls = context.plan, collected.seeds, collected.controls
         left_out = [*collected.left_out]
-        if len(results) < plan.seeds and stopped is None:
-            left_out.append(f"{plan.seeds - len(results)} of {plan.seeds} seeds")
+        if len(results) < wanted and stopped is None:
+            left_out.append(f"{wanted - len(results)} of {wanted} seeds")
         left_out += results[0].left_out
         if missing := [name for name in plan.controls if name not in controls]:
             left_out.append(f"the controls {', '.join(missing)}")
@@ -138,7 +139,7 @@ class ModelAudit:
             *collected.flags,
             *suspicions(
                 results,
-                self.settings.seeds,
+                wanted,
                 controls,
                 fitted.defense,
                 useful,
