@@ -165,7 +165,7 @@ def test_a_plan_is_never_more_than_the_full_one_nor_without_baselines(case, minu
     assert plan.controls == tuple(
         name
         for name in full.controls
-        if not (CONTROLS[name].attack in gone & {*MORE})
+        if CONTROLS[name].attack not in gone & {*MORE}
         and (plan.decoders or CONTROLS[name].input_transform is None)
     )
     assert plan.first_epochs <= plan.most_epochs <= full.most_epochs
