@@ -70,8 +70,17 @@ They are small, so that no pixel around 0.5 leaves the range of an image.
 """
 
 CASES = ("linear", "smooth", "few vectors")
-ATTACKS = ("label-only", "cell-means", "kernel-ridge", "retrained", "stack")
-MARKS = dict(zip(ATTACKS, ("below", "beyond", "diamond", "ring", "disc"), strict=True))
+MARKS = {
+    "cell-means": "beyond",
+    "kernel-ridge": "diamond",
+    "smooth-kernel-ridge": "below",
+    "bagged-perceptrons": "at least",
+    "retrained": "ring",
+    "stack": "disc",
+}
+"""Marks of attackers; the label-only one is the line at 100 percent."""
+
+ATTACKS = ("label-only", *MARKS)
 HEIGHT, FLOOR = 330, 0.5
 """Height of a chart, and the least share in percent that it shows."""
 
@@ -269,11 +278,12 @@ def chart(name: str, records: Sequence[Row]) -> Chart:
             row["attacker"],
             row["rows"],
             max(FLOOR, 100 * row["above_optimum"]),
-            on=row["attacker"] == ATTACKS[-1],
+            on=row["attacker"] == "stack",
             shape=MARKS[row["attacker"]],
-            nudge=14.0 * (ATTACKS.index(row["attacker"]) - 2),
+            nudge=14.0 * ([*MARKS].index(row["attacker"]) - 2.5),
         )
         for row in records
+        if row["attacker"] in MARKS
     ]
     ticks = [value for value in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if value < most]
     axes = (
@@ -295,7 +305,8 @@ def chart(name: str, records: Sequence[Row]) -> Chart:
         levels=[Level("", 100.0)],
         numbers=listing(records),
         legend=[
-            Legend(MARKS[name], "strong" if name == "stack" else "plain", name) for name in ATTACKS
+            Legend(mark, "strong" if name == "stack" else "plain", name)
+            for name, mark in MARKS.items()
         ],
     )
 
