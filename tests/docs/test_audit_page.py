@@ -130,8 +130,9 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
     )
     assert [mark in said for mark, (_, said) in zip(marks, steps, strict=True)] == [True] * 10
     assert "width 32" in steps[7][1]
-    marks = (*marks[1:-2], "all decoders", "controls", "auxiliary rows")
-    assert [mark in said for mark, said in zip(marks, plan.left_out, strict=True)] == [True] * 10
+    # Seeds may be run in the end, and are counted then.
+    marks = (*marks[1:3], *marks[4:-2], "all decoders", "controls", "auxiliary rows")
+    assert [mark in said for mark, said in zip(marks, plan.left_out, strict=True)] == [True] * 9
     assert plan.auxiliary == 250
 
 
