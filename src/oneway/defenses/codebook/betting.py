@@ -378,7 +378,7 @@ def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     wide = torch.promote_types(queries.dtype, torch.float32)
     is_read_in_place = queries.dtype == wide and queries.is_contiguous()
     pairs = torch.stack([rows, partners], -1).to(queries.device)
-    at_once = max(1, 4 * NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
     signs = torch.tensor([1.0, -1.0], dtype=wide, device=queries.device).repeat(at_once, 1)
 
     def parts() -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images, check_level, check_logits_to_fit, in_parts
+from oneway.checks import check_images, check_level, check_logits_to_fit
 from oneway.defenses.codebook.betting import LARGEST, one_of_each
 from oneway.defenses.codebook.composition import Composition, compose
 from oneway.defenses.codebook.crossings import check_variants
@@ -563,8 +563,8 @@ def _checked_queries(queries: Tensor, cells: Tensor, groups: Tensor | None) -> T
             f"queries must have values, but have shape {tuple(queries.shape)}. Leave them out to "
             "certify bits and distortion alone."
         )
-    ends = torch.stack([torch.stack(rows.aminmax()) for rows in in_parts(queries.flatten(1))])
-    if not (float(ends[:, 0].min()) >= 0 and float(ends[:, 1].max()) <= 1):
+    least, most = queries.aminmax()
+    if not (least >= 0 and most <= 1):
         raise InvalidTensorError(
             "queries must lie in [0, 1], since the lower bound rests on it, but some do not. "
             "Divide them by their range."

@@ -31,7 +31,7 @@ from oneway.checks import filled
 from oneway.defenses.codebook.betting import Bounds, bound_error
 from oneway.defenses.codebook.table import Codebook
 
-NUMBERS_AT_ONCE = 2**17
+NUMBERS_AT_ONCE = 2**16
 """Numbers of queries that are added up at once: in float64 they stay in a processor's cache."""
 
 LEVEL = 0.95
