@@ -500,6 +500,7 @@ class TestTime:
         monkeypatch.setattr(model_audit, "make_plan", timid)
         record = audit(subject_of(black_box()), folder, seeds=2, minutes=600.0).record
         assert record.seeds == (0, 1)
+        assert record.plan.seeds == 2  # of which a failure of the model leaves some out
         assert record.plan.left_out == ()
 
     def test_time_that_runs_out_cuts_clean_scores_and_the_release_alike(self, folder, monkeypatch):

@@ -117,14 +117,13 @@ class ModelAudit:
         context = self._prepare()
         # A guard that is at hand cannot be built anew at twice its strength.
         rebuilt = "none" if self.audited.guard else self.audited.release.defense
-        wanted = self.settings.seeds
-        names = tasks_of(context.plan, rebuilt, range(self.seed, self.seed + wanted))
+        names = tasks_of(context.plan, rebuilt, self.seed)
         run = self._one_by_one if executor is None else executor
         collected, stopped = self._collect(run(context, names))
         plan, results, controls = context.plan, collected.seeds, collected.controls
         left_out = [*collected.left_out]
-        if len(results) < wanted and stopped is None:
-            left_out.append(f"{wanted - len(results)} of {wanted} seeds")
+        if len(results) < plan.seeds and stopped is None:
+            left_out.append(f"{plan.seeds - len(results)} of {plan.seeds} seeds")
         left_out += results[0].left_out
         if missing := [name for name in plan.controls if name not in controls]:
             left_out.append(f"the controls {', '.join(missing)}")
@@ -139,7 +138,7 @@ class ModelAudit:
             *collected.flags,
             *suspicions(
                 results,
-                wanted,
+                self.settings.seeds,
                 controls,
                 fitted.defense,
                 useful,
@@ -204,6 +203,8 @@ class ModelAudit:
         self, plan: AuditPlan, costs: Costs, clean: Tensor, answers: Answers
     ) -> AuditContext:
         """Return the context of a plan, with its rows of the answers."""
+        # Seeds that the plan did not count on are run if time is left.
+        plan = dataclasses.replace(plan, seeds=self.settings.seeds)
         # In random order, since files are often sorted by class, and controls take the first rows.
         order = Stream(self.seed, "auxiliary rows").generator()
         rows = torch.randperm(len(clean), generator=order)[: plan.auxiliary].to(clean.device)

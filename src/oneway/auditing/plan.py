@@ -95,8 +95,7 @@ class AuditPlan:
         repeats: Numbers of answers to the same query that averaging tries.
         most_epochs: Epochs at which the search for convergence ends, as far as there is time.
         controls: Names of the controls.
-        seeds: Number of seeds that are counted on; each repeats all attacks. Where time is left, an
-            audit runs more.
+        seeds: Number of seeds; each repeats all attacks.
         auxiliary: Number of auxiliary rows that are used.
         left_out: Parts of a full audit that are left out, in words.
         seconds: Expected run time, in seconds.
@@ -276,7 +275,7 @@ def reductions(full: AuditPlan) -> list[Reduction]:
         _fewer(
             "seeds",
             lambda _: 1,
-            lambda *_: "",  # more of them are run where time is left
+            lambda *_: "",  # those that are left out are counted when the audit has ended
         ),
         _fewer(
             "input_transforms",

@@ -6,7 +6,7 @@ on the order of the tasks, unless time runs out.
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ParamSpec, TypeVar
@@ -164,11 +164,11 @@ def finished_attackers(
     )
 
 
-def tasks_of(plan: AuditPlan, release: str, seeds: Iterable[int]) -> tuple[str, ...]:
+def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
     """Return the names of an audit's tasks, in the order in which a single machine runs them."""
     first = (MATCHING_TASK, CONTROLS_TASK) if plan.controls else (MATCHING_TASK,)
     more = (BUDGET_TASK,) if strength_option(release) is not None else ()
-    return (*first, *more, *(f"{SEED_TASK}{n}" for n in seeds))
+    return (*first, *more, *(f"{SEED_TASK}{n}" for n in range(seed, seed + plan.seeds)))
 
 
 class AuditTasks:
